@@ -47,6 +47,8 @@ pub struct ChunkIdentity {
     pub id: Bytes,
     /// XXH3-64 over the event payload as it was received.
     pub payload_hash: u64,
+    /// How many entries of the batch are this chunk's. The chunks of a batch follow each other in it.
+    pub entries: u64,
 }
 
 /// What a batch holds for one minute of event time: the ledger's unit.
@@ -71,8 +73,10 @@ pub struct BatchHeader {
     pub encoding: Encoding,
     /// When the edge received it, in nanoseconds since 1970. An event whose own time is 0 or nil takes this one.
     pub received_ns: i64,
-    /// The sender's chunk identity, where it gave one.
-    pub chunk: Option<ChunkIdentity>,
+    /// The senders' chunk identities. Mostly one; several where single-event messages that arrived together were
+    /// packed into one batch; none where the sender asked for no acknowledgement. Either all entries of a
+    /// batch belong to chunks or none does.
+    pub chunks: Vec<ChunkIdentity>,
     /// Bytes of the payload when unpacked.
     pub unpacked_bytes: u64,
     /// One tally for each minute of event time in the batch, ascending.
@@ -137,7 +141,7 @@ mod tests {
             tag: "app.web".into(),
             encoding: Encoding::Gzip,
             received_ns: 1_700_000_000_000_000_000,
-            chunk: Some(ChunkIdentity { id: Bytes::from_static(b"\xa2x\n"), payload_hash: 7 }),
+            chunks: vec![ChunkIdentity { id: Bytes::from_static(b"\xa2x\n"), payload_hash: 7, entries: 3 }],
             unpacked_bytes: 99,
             minutes: vec![MinuteTally { minute: 28_333_333, events: 3, bytes: 99, digest: u64::MAX }],
         }
@@ -149,7 +153,7 @@ mod tests {
         let hex: String = header().encode().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
-            "0196a76170702e776562a4477a6970cf17979cfe362a000092c403a2780a076391\
+            "0196a76170702e776562a4477a6970cf17979cfe362a00009193c403a2780a07036391\
              94ce01b0551503 63cfffffffffffffffff"
                 .replace(' ', "")
         );
