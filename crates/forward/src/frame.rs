@@ -1,0 +1,89 @@
+//! Finding the top-level values of a connection's stream, and the elements of those that are arrays.
+
+use crate::outcome::Fault;
+use crate::scan::{Skipper, Snag, array};
+
+/// Most elements of a message that are looked at all: four have a meaning, later ones are ignored, and an array
+/// with more is not Forward (R8).
+pub(crate) const ELEMENTS_MAX: usize = 16;
+
+/// A complete value at the front of the buffer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame {
+    /// Whether it is an array; else it counts as one element.
+    pub(crate) array: bool,
+    /// Offset of each element and, behind the last, of the end.
+    starts: [usize; ELEMENTS_MAX + 1],
+    elements: usize,
+}
+
+impl Frame {
+    /// Bytes of the whole value.
+    pub(crate) fn len(&self) -> usize {
+        self.starts[self.elements]
+    }
+
+    /// Where the element lies, if the array has it.
+    pub(crate) fn element(&self, index: usize) -> Option<std::ops::Range<usize>> {
+        (index < self.elements).then(|| self.starts[index]..self.starts[index + 1])
+    }
+}
+
+/// The place in the value at the front of the buffer, kept between reads.
+pub(crate) struct Framer {
+    frame: Frame,
+    /// Elements found so far, once the header is known.
+    found: Option<usize>,
+    skipper: Skipper,
+}
+
+impl Framer {
+    pub(crate) fn new() -> Self {
+        Self {
+            frame: Frame { array: false, starts: [0; ELEMENTS_MAX + 1], elements: 0 },
+            found: None,
+            skipper: Skipper::at(0, 0),
+        }
+    }
+
+    /// The value at the front of `bytes` if it is complete. The caller takes it off before it asks again.
+    pub(crate) fn next(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Frame>, Fault> {
+        if self.found.is_none() && !self.begin(bytes)? {
+            return Ok(None);
+        }
+        let mut found = self.found.unwrap_or(0);
+        while found < self.frame.elements {
+            let complete = self.skipper.run(bytes, limit).map_err(|snag| match snag {
+                Snag::Malformed { .. } => Fault::Malformed,
+                Snag::TooDeep { .. } => Fault::TooDeep,
+                Snag::TooLarge => Fault::TooLarge { limit },
+            })?;
+            if !complete {
+                self.found = Some(found);
+                return Ok(None);
+            }
+            found += 1;
+            self.frame.starts[found] = self.skipper.pos();
+            self.skipper.restart(self.skipper.pos(), usize::from(self.frame.array));
+        }
+        self.found = None;
+        Ok(Some(self.frame))
+    }
+
+    /// Reads the header; says whether it was there.
+    fn begin(&mut self, bytes: &[u8]) -> Result<bool, Fault> {
+        let Some(&first) = bytes.first() else { return Ok(false) };
+        let is_array = matches!(first, 0x90..=0x9f | 0xdc | 0xdd);
+        let (elements, header) = match array(bytes) {
+            Some(found) => found,
+            None if is_array => return Ok(false),
+            None => (1, 0),
+        };
+        if elements > ELEMENTS_MAX {
+            return Err(Fault::OuterArray { elements });
+        }
+        (self.frame.array, self.frame.elements, self.frame.starts[0]) = (is_array, elements, header);
+        self.skipper.restart(header, usize::from(is_array));
+        Ok(true)
+    }
+}

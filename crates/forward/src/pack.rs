@@ -1,0 +1,94 @@
+//! Packing single-event messages that arrive together into one batch.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use weir_model::{BatchHeader, ChunkIdentity, Encoding};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::outcome::{Batch, Event, Skips};
+use crate::scan::EventTime;
+use crate::tally::{MINUTES_MAX, Tally};
+
+/// Most events in one pack. It bounds the chunk identities in a header, of which each event may bring one; and
+/// as there cannot be more minutes than events, a pack never has too many of those.
+const PACK_EVENTS_MAX: usize = 4096;
+const _: () = assert!(PACK_EVENTS_MAX <= MINUTES_MAX);
+
+/// A message with one valid event, whose entry stands elsewhere.
+pub(crate) struct Single {
+    pub(crate) tag: Arc<str>,
+    pub(crate) time: EventTime,
+    pub(crate) chunk: Option<Bytes>,
+    pub(crate) ack: Bytes,
+    pub(crate) skipped: Skips,
+}
+
+/// A batch in the making.
+pub(crate) struct Pack {
+    tag: Arc<str>,
+    chunked: bool,
+    received_ns: i64,
+    events: usize,
+    payload: Vec<u8>,
+    chunks: Vec<ChunkIdentity>,
+    acks: Vec<u8>,
+    tally: Tally,
+    skipped: Skips,
+}
+
+impl Pack {
+    /// An empty pack for messages like this one.
+    pub(crate) fn new(single: &Single, received_ns: i64) -> Self {
+        Self {
+            tag: Arc::clone(&single.tag),
+            chunked: single.chunk.is_some(),
+            received_ns,
+            events: 0,
+            payload: Vec::new(),
+            chunks: Vec::new(),
+            acks: Vec::new(),
+            tally: Tally::new(received_ns),
+            skipped: Skips::default(),
+        }
+    }
+
+    /// Whether a message with an entry of so many bytes may join: same tag, either all with a chunk or all
+    /// without, and room.
+    pub(crate) fn takes(&self, single: &Single, entry_bytes: usize, bytes_max: usize) -> bool {
+        self.tag == single.tag
+            && self.chunked == single.chunk.is_some()
+            && self.events < PACK_EVENTS_MAX
+            && self.payload.len() + entry_bytes <= bytes_max
+    }
+
+    pub(crate) fn add(&mut self, single: Single, entry: &[u8]) {
+        let digest = xxh3_64(entry);
+        self.tally.add(single.time, entry.len(), digest);
+        self.events += 1;
+        self.payload.extend_from_slice(entry);
+        self.skipped.add_all(single.skipped);
+        if let Some(id) = single.chunk {
+            // The event payload of such a message is its entry.
+            self.chunks.push(ChunkIdentity { id, payload_hash: digest, entries: 1 });
+            self.acks.extend_from_slice(&single.ack);
+        }
+    }
+
+    pub(crate) fn into_event(self) -> Event {
+        Event::Batch(Batch {
+            header: BatchHeader {
+                tag: self.tag,
+                encoding: Encoding::Plain,
+                received_ns: self.received_ns,
+                chunks: self.chunks,
+                unpacked_bytes: self.payload.len() as u64,
+                // PACK_EVENTS_MAX keeps the minutes below their own bound.
+                minutes: self.tally.finish().unwrap_or_default(),
+            },
+            payload: self.payload.into(),
+            acks: self.acks.into(),
+            skipped: self.skipped,
+        })
+    }
+}

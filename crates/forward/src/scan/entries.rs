@@ -1,0 +1,128 @@
+//! The entries of a plain stream, one after the other.
+
+use super::time::time;
+use super::{EventTime, ScanError, Skipper, array, map};
+
+/// One event as it stands in a payload: `[time, record]` or `[[time, metadata], record]`, anything more ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// When it happened.
+    pub time: EventTime,
+    /// The metadata map of the second form, as MessagePack; to be kept beside the record, never in it (R51).
+    pub metadata: Option<&'a [u8]>,
+    /// The record, a MessagePack map.
+    pub record: &'a [u8],
+    /// The whole entry.
+    pub bytes: &'a [u8],
+    /// Not an event but Fluent Bit's mark that a group of them begins or ends (R52). A
+    /// [`Session`](crate::Session) takes these out of what it hands on.
+    pub group_marker: bool,
+}
+
+/// The entries in `stream`, a plain concatenation of them.
+#[must_use]
+pub fn entries(stream: &[u8]) -> Entries<'_> {
+    Entries { stream, pos: 0, skipper: Skipper::at(0, 0) }
+}
+
+/// Iterator over the entries of a plain stream; [`entries`] makes it.
+///
+/// It goes on after [`ScanError::NotEntry`], which stands for one well-formed value, and ends after any
+/// other error.
+pub struct Entries<'a> {
+    stream: &'a [u8],
+    pos: usize,
+    skipper: Skipper,
+}
+
+impl<'a> Entries<'a> {
+    #[inline]
+    fn entry(&mut self, start: usize) -> Result<Entry<'a>, ScanError> {
+        let stream = self.stream;
+        let Some((elements @ 2.., header)) = array(&stream[start..]) else {
+            return Err(self.not_entry(start));
+        };
+        let mut at = start + header;
+        let (mut metadata, mut group_marker) = (None, false);
+        let when;
+        if let Some((parts, header)) = array(&stream[at..]) {
+            at += header;
+            let Some((first, size)) = time(&stream[at..]).filter(|_| parts > 0) else {
+                return Err(self.not_entry(start));
+            };
+            when = first;
+            group_marker = is_group_marker(when, stream[at]);
+            at += size;
+            for part in 1..parts {
+                let end = self.end_of(at, 2, start)?;
+                if part == 1 && map(&stream[at..]).is_some() {
+                    metadata = Some(&stream[at..end]);
+                }
+                at = end;
+            }
+        } else if let Some((plain, size)) = time(&stream[at..]) {
+            when = plain;
+            at += size;
+        } else {
+            return Err(self.not_entry(start));
+        }
+        if map(&stream[at..]).is_none() {
+            return Err(self.not_entry(start));
+        }
+        let record_end = self.end_of(at, 1, start)?;
+        let mut end = record_end;
+        for _ in 2..elements {
+            end = self.end_of(end, 1, start)?;
+        }
+        Ok(Entry {
+            time: when,
+            metadata,
+            record: &stream[at..record_end],
+            bytes: &stream[start..end],
+            group_marker,
+        })
+    }
+
+    /// The end of a value within the entry that begins at `start`.
+    #[inline]
+    fn end_of(&mut self, at: usize, around: usize, start: usize) -> Result<usize, ScanError> {
+        self.skipper.end_of(self.stream, at, around).map_err(|error| match error {
+            ScanError::Truncated { .. } => ScanError::Truncated { at: start },
+            other => other,
+        })
+    }
+
+    /// What the value at `start` is instead of an entry: it may still be damaged or cut short.
+    #[cold]
+    fn not_entry(&mut self, start: usize) -> ScanError {
+        match self.skipper.end_of(self.stream, start, 0) {
+            Ok(end) => ScanError::NotEntry { start, end },
+            Err(error) => error,
+        }
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<Entry<'a>, ScanError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.pos >= self.stream.len() {
+            return None;
+        }
+        let found = self.entry(self.pos);
+        self.pos = match found {
+            Ok(entry) => self.pos + entry.bytes.len(),
+            Err(ScanError::NotEntry { end, .. }) => end,
+            Err(_) => self.stream.len(),
+        };
+        Some(found)
+    }
+}
+
+/// Whether a time in the metadata form marks a group: seconds `ff ff ff ff` (start) or `ff ff ff fe` (end), no
+/// nanoseconds, and written as an ext, not as an integer of the year 2106.
+fn is_group_marker(time: EventTime, first_byte: u8) -> bool {
+    matches!(time, EventTime::At { secs: 0xffff_fffe | 0xffff_ffff, nanos: 0 })
+        && matches!(first_byte, 0xd7 | 0xc7..=0xc9)
+}

@@ -1,0 +1,337 @@
+//! One connection after its handshake: bytes in, events out.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use weir_model::{BatchHeader, ChunkIdentity, Encoding};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::frame::{Frame, Framer};
+use crate::message::{Body, CHUNK_BYTES_MAX, Packing, TAG_BYTES_MAX, ack, outline};
+use crate::outcome::{Batch, Event, Fault, Reason, Refused, Skips, Violation};
+use crate::pack::{Pack, Single};
+use crate::scan::{ScanError, entries};
+use crate::sieve::{Kept, sieve};
+use crate::tally::Tally;
+use crate::unpack::{UnpackError, unpack};
+
+/// How many values that are no messages may follow each other before the peer is taken for some other protocol:
+/// every ASCII byte is a MessagePack integer (R7).
+const STRANGERS_MAX: u32 = 16;
+
+/// How much one connection may ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of one message on the wire. Above: the connection is closed, as soon as a header says so.
+    /// Not below 257 MiB, because Fluentd sends chunks of 256 MiB in one message (R13).
+    pub message_bytes_max: usize,
+    /// Bytes of the packed entries of one message when inflated. Above: the message is refused (R36).
+    pub unpacked_bytes_max: usize,
+    /// Bytes of single-event messages that are packed into one batch. Above: another batch begins.
+    pub pack_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { message_bytes_max: 512 << 20, unpacked_bytes_max: 256 << 20, pack_bytes_max: 1 << 20 }
+    }
+}
+
+/// One connection after its handshake.
+///
+/// The driver reads the socket into [`buffer`](Self::buffer) and calls [`next`](Self::next) until that says `None`.
+pub struct Session {
+    limits: Limits,
+    buffer: BytesMut,
+    framer: Framer,
+    strangers: u32,
+    /// Single-event messages that wait for more of their kind; only within one call of `next`.
+    pack: Option<Pack>,
+    /// What was found behind the pack and comes out after it.
+    held: Option<Result<Event, Violation>>,
+    /// The last tag: the next message mostly has the same.
+    tag: Arc<str>,
+    /// A single event while it is being looked at.
+    entry: Vec<u8>,
+    ended: Option<Violation>,
+}
+
+/// What one value of the stream turned out to be.
+enum Step {
+    Event(Event),
+    Single(Single),
+    Nothing,
+    Incomplete,
+}
+
+impl Session {
+    /// A connection that has sent nothing yet.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            buffer: BytesMut::new(),
+            framer: Framer::new(),
+            strangers: 0,
+            pack: None,
+            held: None,
+            tag: Arc::from(""),
+            entry: Vec::new(),
+            ended: None,
+        }
+    }
+
+    /// Where the driver puts what it reads, at the end. Payloads are split off it without copying, so whoever
+    /// keeps a small payload keeps the read that it came in.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// The next complete thing in the buffer, `None` when more bytes are needed. `now_ns` is the wall time of receipt
+    /// in nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// [`Violation`]: all that came before has been returned; close. The same is said again on further calls,
+    /// except where [`Violation::refused`] has the message: then a further call goes on behind it.
+    pub fn next(&mut self, now_ns: i64) -> Result<Option<Event>, Violation> {
+        if let Some(held) = self.held.take() {
+            return held.map(Some);
+        }
+        loop {
+            let outcome = match self.step(now_ns) {
+                Ok(Step::Nothing) => continue,
+                Ok(Step::Incomplete) => return Ok(self.pack.take().map(Pack::into_event)),
+                Ok(Step::Single(single)) => match self.add(single, now_ns) {
+                    Some(full) => return Ok(Some(full.into_event())),
+                    None => continue,
+                },
+                Ok(Step::Event(event)) => Ok(event),
+                Err(violation) => Err(violation),
+            };
+            return match self.pack.take() {
+                Some(pack) => {
+                    self.held = Some(outcome);
+                    Ok(Some(pack.into_event()))
+                }
+                None => outcome.map(Some),
+            };
+        }
+    }
+
+    /// Ends the session at the peer's end of file. Returns the bytes of an incomplete message, of which nothing was
+    /// stored (R1), for counting.
+    #[must_use]
+    pub fn finish(self) -> Option<usize> {
+        (self.ended.is_none() && !self.buffer.is_empty()).then_some(self.buffer.len())
+    }
+
+    fn step(&mut self, now_ns: i64) -> Result<Step, Violation> {
+        if let Some(ended) = &self.ended {
+            return Err(ended.clone());
+        }
+        let frame = match self.framer.next(&self.buffer, self.limits.message_bytes_max) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(Step::Incomplete),
+            Err(fault) => return Err(self.end(fault)),
+        };
+        let value = self.buffer.split_to(frame.len()).freeze();
+        if !frame.array {
+            return self.stranger(&value);
+        }
+        self.strangers = 0;
+        self.message(&value, &frame, now_ns)
+    }
+
+    fn end(&mut self, fault: Fault) -> Violation {
+        self.ended.insert(Violation { fault, refused: None }).clone()
+    }
+
+    fn stranger(&mut self, value: &[u8]) -> Result<Step, Violation> {
+        // A nil is the heartbeat of old clients (R6).
+        if value == [0xc0] {
+            return Ok(Step::Nothing);
+        }
+        self.strangers += 1;
+        if self.strangers >= STRANGERS_MAX {
+            return Err(self.end(Fault::NotForward));
+        }
+        Ok(Step::Event(Event::Skipped(Skips::one(Reason::NotMessage))))
+    }
+
+    fn message(&mut self, message: &Bytes, frame: &Frame, now_ns: i64) -> Result<Step, Violation> {
+        let Some(outline) = outline(message, frame) else {
+            return Ok(Step::Event(Event::Skipped(Skips::one(Reason::InvalidMessage))));
+        };
+        let options = outline.options;
+        let mut skipped = Skips::default();
+        if options.invalid {
+            skipped.add(Reason::InvalidOptions);
+        }
+        // Copied: it is kept long after the message, and must not keep the buffer.
+        let chunk = options.chunk.map(|range| Bytes::copy_from_slice(&message[range]));
+        if let Some(chunk) = chunk.as_ref().filter(|chunk| chunk.len() > CHUNK_BYTES_MAX) {
+            return Err(self.end(Fault::ChunkTooLong { bytes: chunk.len() }));
+        }
+        let ack = chunk.as_deref().map(ack).unwrap_or_default();
+        if options.other_signal {
+            skipped.add(Reason::UnsupportedSignal);
+            return Ok(nothing_to_store(ack, skipped));
+        }
+        let Some(tag) = self.tag(&message[outline.tag]) else {
+            skipped.add(Reason::InvalidTag);
+            return Ok(nothing_to_store(ack, skipped));
+        };
+        let sender = Sender { tag, chunk, ack, skipped };
+        match outline.body {
+            Body::Missing => {
+                skipped.add(Reason::InvalidMessage);
+                Ok(nothing_to_store(sender.ack, skipped))
+            }
+            Body::Single { time, record } => {
+                let metadata = options.metadata.map(|range| &message[range]);
+                Ok(self.single(&message[time], metadata, &message[record], sender))
+            }
+            Body::Entries(range) => self.stream(message, range, Packing::Plain, sender, now_ns),
+            Body::Packed(range) => self.stream(message, range, options.packing, sender, now_ns),
+        }
+    }
+
+    /// The tag as text, if it is one.
+    fn tag(&mut self, value: &[u8]) -> Option<Arc<str>> {
+        let tag = crate::scan::text(value).filter(|tag| tag.len() <= TAG_BYTES_MAX)?;
+        if self.tag.as_bytes() != tag {
+            self.tag = String::from_utf8_lossy(tag).into();
+        }
+        Some(Arc::clone(&self.tag))
+    }
+
+    fn single(&mut self, time: &[u8], metadata: Option<&[u8]>, record: &[u8], sender: Sender) -> Step {
+        self.entry.clear();
+        match metadata {
+            None => self.entry.extend_from_slice(&[0x92]),
+            Some(_) => self.entry.extend_from_slice(&[0x92, 0x92]),
+        }
+        for part in [time, metadata.unwrap_or_default(), record] {
+            self.entry.extend_from_slice(part);
+        }
+        let Sender { tag, chunk, ack, mut skipped } = sender;
+        match entries(&self.entry).next() {
+            Some(Ok(entry)) if entry.group_marker => skipped.add(Reason::GroupMarker),
+            Some(Ok(entry)) => {
+                return Step::Single(Single { tag, time: entry.time, chunk, ack, skipped });
+            }
+            _ => skipped.add(Reason::InvalidEntry),
+        }
+        nothing_to_store(ack, skipped)
+    }
+
+    /// Puts a single event into the pack; returns the one before when it does not fit there.
+    fn add(&mut self, single: Single, now_ns: i64) -> Option<Pack> {
+        let full = match &self.pack {
+            Some(pack) if pack.takes(&single, self.entry.len(), self.limits.pack_bytes_max) => None,
+            _ => self.pack.replace(Pack::new(&single, now_ns)),
+        };
+        if let Some(pack) = &mut self.pack {
+            pack.add(single, &self.entry);
+        }
+        // One huge event must not stay with the connection.
+        if self.entry.capacity() > self.limits.pack_bytes_max {
+            self.entry = Vec::new();
+        }
+        full
+    }
+
+    /// A whole stream of entries: the body of a Forward or PackedForward message.
+    fn stream(
+        &mut self,
+        message: &Bytes,
+        range: Range<usize>,
+        packing: Packing,
+        sender: Sender,
+        now_ns: i64,
+    ) -> Result<Step, Violation> {
+        let taken =
+            take_stream(&message.slice(range), packing, &sender, now_ns, self.limits.unpacked_bytes_max);
+        taken.map_err(|fault| {
+            let Sender { tag, chunk, ack, .. } = sender;
+            let refused = Refused { tag, chunk, ack, message: message.clone() };
+            Violation { fault, refused: Some(Box::new(refused)) }
+        })
+    }
+}
+
+/// Inflates, reads through and adds up a stream of entries. Nothing of it is taken unless all of it is well-formed.
+fn take_stream(
+    body: &Bytes,
+    packing: Packing,
+    sender: &Sender,
+    received_ns: i64,
+    unpacked_bytes_max: usize,
+) -> Result<Step, Fault> {
+    let encoding = packing.of(body);
+    let plain = match unpack(encoding, body, unpacked_bytes_max) {
+        Ok(plain) => plain,
+        Err(UnpackError::Limit { limit }) => return Err(Fault::DecompressLimit { limit }),
+        Err(UnpackError::Damaged(_)) => return Err(Fault::DecompressError),
+    };
+    let mut tally = Tally::new(received_ns);
+    let mut skipped = sender.skipped;
+    let kept = sieve(&plain, &mut tally, &mut skipped).map_err(|error| match error {
+        ScanError::TooDeep { .. } => Fault::TooDeep,
+        ScanError::Malformed { at } | ScanError::Truncated { at } | ScanError::NotEntry { start: at, .. } => {
+            Fault::MalformedEntries { at }
+        }
+    })?;
+    let minutes = tally.finish().ok_or(Fault::TooManyMinutes)?;
+    if minutes.is_empty() {
+        return Ok(nothing_to_store(sender.ack.clone(), skipped));
+    }
+    // The sender's own bytes wherever that can be.
+    let (encoding, unpacked_bytes, payload) = match (kept, plain) {
+        (Kept::All, plain) => (encoding, plain.len(), body.clone()),
+        (Kept::Before(end), Cow::Borrowed(_)) => (Encoding::Plain, end, body.slice(..end)),
+        (Kept::Before(end), Cow::Owned(mut plain)) => {
+            plain.truncate(end);
+            (Encoding::Plain, end, plain.into())
+        }
+        (Kept::Copy(copy), _) => (Encoding::Plain, copy.len(), copy.into()),
+    };
+    let chunks = sender.chunk.iter().map(|id| ChunkIdentity {
+        id: id.clone(),
+        payload_hash: xxh3_64(body),
+        entries: minutes.iter().map(|minute| minute.events).sum(),
+    });
+    Ok(Step::Event(Event::Batch(Batch {
+        header: BatchHeader {
+            tag: Arc::clone(&sender.tag),
+            encoding,
+            received_ns,
+            chunks: chunks.collect(),
+            unpacked_bytes: unpacked_bytes as u64,
+            minutes,
+        },
+        payload,
+        acks: sender.ack.clone(),
+        skipped,
+    })))
+}
+
+/// What is known of a message besides its events.
+struct Sender {
+    tag: Arc<str>,
+    chunk: Option<Bytes>,
+    ack: Bytes,
+    skipped: Skips,
+}
+
+fn nothing_to_store(ack: Bytes, skipped: Skips) -> Step {
+    if !ack.is_empty() {
+        Step::Event(Event::Ack { ack, skipped })
+    } else if !skipped.is_empty() {
+        Step::Event(Event::Skipped(skipped))
+    } else {
+        Step::Nothing
+    }
+}
