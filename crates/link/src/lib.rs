@@ -21,6 +21,8 @@ mod listener;
 mod settings;
 mod socket;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 pub use connection::{CloseReason, Connection, Stats};
 pub use dialer::{DialError, Dialer};

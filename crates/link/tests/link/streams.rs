@@ -100,7 +100,8 @@ async fn a_message_cut_short_is_never_taken_for_whole() {
     // More than the windows hold, and nobody reads: the send cannot end, and is dropped in the middle.
     let send = lane.send(pattern(10), pattern(PAYLOAD_MAX));
     assert!(tokio::time::timeout(Duration::from_millis(50), send).await.is_err());
-    assert!(matches!(lane.send(Bytes::new(), Bytes::new()).await, Err(SendError::Torn)));
+    let next = soon("a refusal", lane.send(Bytes::new(), Bytes::new())).await;
+    assert!(matches!(next, Err(SendError::Torn)));
     drop(lane);
     let error = soon("an error", end.recv(PAYLOAD_MAX)).await.unwrap_err();
     assert!(matches!(error, RecvError::Reset(_)), "{error}");
