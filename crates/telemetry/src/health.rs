@@ -1,0 +1,110 @@
+//! Whether a node can do its work, and why not.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use weir_model::NodeId;
+
+/// What a node says of itself. Clones are handles to the same.
+///
+/// A node is ready while every condition holds, and not before there is one.
+#[derive(Debug, Clone)]
+pub struct Health(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    role: String,
+    name: NodeId,
+    version: String,
+    began: Instant,
+    conditions: Mutex<BTreeMap<String, Result<(), String>>>,
+}
+
+/// The answer of `/health`.
+#[derive(Serialize)]
+pub(crate) struct Alive<'a> {
+    status: &'static str,
+    role: &'a str,
+    name: &'a NodeId,
+    version: &'a str,
+    uptime_seconds: u64,
+}
+
+/// The answer of `/ready`.
+#[derive(Serialize)]
+pub(crate) struct Readiness {
+    pub(crate) ready: bool,
+    conditions: Vec<Condition>,
+}
+
+#[derive(Serialize)]
+struct Condition {
+    name: String,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl Health {
+    /// A node that has just begun: alive, and not ready.
+    #[must_use]
+    pub fn new(role: &str, name: NodeId, version: &str) -> Self {
+        Self(Arc::new(Inner {
+            role: role.to_owned(),
+            name,
+            version: version.to_owned(),
+            began: Instant::now(),
+            conditions: Mutex::default(),
+        }))
+    }
+
+    /// Says whether the condition `name` holds, or why it does not.
+    pub fn set_condition(&self, name: &str, state: Result<(), String>) {
+        self.0.conditions.lock().insert(name.to_owned(), state);
+    }
+
+    /// Forgets the condition `name`, because its subject is gone.
+    pub fn remove_condition(&self, name: &str) {
+        self.0.conditions.lock().remove(name);
+    }
+
+    /// Whether every condition holds, and there is one.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let conditions = self.0.conditions.lock();
+        !conditions.is_empty() && conditions.values().all(Result::is_ok)
+    }
+
+    /// How long the node has been up.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.0.began.elapsed()
+    }
+
+    pub(crate) fn version(&self) -> &str {
+        &self.0.version
+    }
+
+    pub(crate) fn alive(&self) -> Alive<'_> {
+        let Inner { role, name, version, .. } = &*self.0;
+        Alive { status: "alive", role, name, version, uptime_seconds: self.uptime().as_secs() }
+    }
+
+    pub(crate) fn readiness(&self) -> Readiness {
+        let conditions: Vec<_> = self
+            .0
+            .conditions
+            .lock()
+            .iter()
+            .map(|(name, state)| Condition {
+                name: name.clone(),
+                ok: state.is_ok(),
+                reason: state.as_ref().err().cloned(),
+            })
+            .collect();
+        Readiness { ready: !conditions.is_empty() && conditions.iter().all(|c| c.ok), conditions }
+    }
+}
