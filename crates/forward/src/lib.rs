@@ -2,16 +2,19 @@
 //!
 //! A [`Session`] is one connection after its handshake. It finds the messages in the stream, validates and
 //! counts their entries with a skip-scan, and hands their bytes on as they came: no record is ever decoded.
-//! [`scan`] and [`unpack`] are the pieces that readers of a batch's payload need as well.
+//! Where a shared key is configured, a [`handshake::Server`] comes first. [`scan`] and [`unpack`] are the pieces that readers of a batch's payload need as well.
 //!
 //! Left out on purpose: sockets, deadlines, back-pressure, when an ack is due (the driver sends
 //! [`Batch::acks`] once the batch is durable), UDP heartbeats, and whatever a record says.
 
+pub mod handshake;
 pub mod scan;
 pub mod unpack;
 
 mod frame;
+mod json;
 mod message;
+mod network;
 mod outcome;
 mod pack;
 mod session;
@@ -19,6 +22,7 @@ mod sieve;
 mod tally;
 
 pub use message::{CHUNK_BYTES_MAX, TAG_BYTES_MAX};
+pub use network::{Network, NetworkError};
 pub use outcome::{Batch, Event, Fault, Reason, Refused, Skips, Violation};
 pub use session::{Limits, Session};
 pub use tally::MINUTES_MAX;

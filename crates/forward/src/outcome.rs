@@ -46,7 +46,7 @@ pub struct Batch {
 pub enum Reason {
     /// A top-level value that is no array (R7).
     NotMessage,
-    /// An array of fewer than two elements, or a tag and a time without a record (R5).
+    /// An array of fewer than two elements, a tag and a time without a record (R5), or JSON in a packed mode.
     InvalidMessage,
     /// A tag that is neither str nor bin (R17), or longer than [`TAG_BYTES_MAX`](crate::TAG_BYTES_MAX).
     InvalidTag,
@@ -161,6 +161,9 @@ pub enum Fault {
     /// A byte that starts no value; no message border can be found any more.
     #[error("malformed MessagePack")]
     Malformed,
+    /// Not JSON, on a connection that began as JSON.
+    #[error("malformed JSON")]
+    MalformedJson,
     /// Containers nested more than [`DEPTH_MAX`] deep.
     #[error("nested more than {DEPTH_MAX} levels deep")]
     TooDeep,
@@ -211,6 +214,7 @@ impl Fault {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::MalformedJson => "malformed_json",
             Self::TooDeep => "too_deep",
             Self::TooLarge { .. } => "too_large",
             Self::OuterArray { .. } => "outer_array",

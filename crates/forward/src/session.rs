@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use weir_model::{BatchHeader, ChunkIdentity, Encoding};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::frame::{Frame, Framer};
+use crate::json::{self, Lexer};
 use crate::message::{Body, CHUNK_BYTES_MAX, Packing, TAG_BYTES_MAX, ack, outline};
 use crate::outcome::{Batch, Event, Fault, Reason, Refused, Skips, Violation};
 use crate::pack::{Pack, Single};
@@ -45,7 +46,7 @@ impl Default for Limits {
 pub struct Session {
     limits: Limits,
     buffer: BytesMut,
-    framer: Framer,
+    wire: Wire,
     strangers: u32,
     /// Single-event messages that wait for more of their kind; only within one call of `next`.
     pack: Option<Pack>,
@@ -56,6 +57,20 @@ pub struct Session {
     /// A single event while it is being looked at.
     entry: Vec<u8>,
     ended: Option<Violation>,
+}
+
+/// What the connection speaks; its first byte decides.
+enum Wire {
+    Unknown,
+    MessagePack(Box<Framer>),
+    Json(Lexer),
+}
+
+/// A value of the stream. Arrays are MessagePack, whatever they were.
+enum Value {
+    Array(Bytes, Frame),
+    Heartbeat,
+    Stranger,
 }
 
 /// What one value of the stream turned out to be.
@@ -70,10 +85,19 @@ impl Session {
     /// A connection that has sent nothing yet.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
+        Self::with_wire(limits, BytesMut::new(), Wire::Unknown)
+    }
+
+    /// A connection that has sent these bytes and may not speak JSON: one with a shared key.
+    pub(crate) fn with_messagepack(limits: Limits, buffer: BytesMut) -> Self {
+        Self::with_wire(limits, buffer, Wire::MessagePack(Box::new(Framer::new())))
+    }
+
+    fn with_wire(limits: Limits, buffer: BytesMut, wire: Wire) -> Self {
         Self {
             limits,
-            buffer: BytesMut::new(),
-            framer: Framer::new(),
+            buffer,
+            wire,
             strangers: 0,
             pack: None,
             held: None,
@@ -131,28 +155,67 @@ impl Session {
         if let Some(ended) = &self.ended {
             return Err(ended.clone());
         }
-        let frame = match self.framer.next(&self.buffer, self.limits.message_bytes_max) {
-            Ok(Some(frame)) => frame,
+        if let Wire::Unknown = self.wire {
+            self.wire = match self.buffer.first() {
+                None => return Ok(Step::Incomplete),
+                Some(b'[' | b'{') => Wire::Json(Lexer::default()),
+                Some(_) => Wire::MessagePack(Box::new(Framer::new())),
+            };
+        }
+        let value = match self.value() {
+            Ok(Some(value)) => value,
             Ok(None) => return Ok(Step::Incomplete),
             Err(fault) => return Err(self.end(fault)),
         };
-        let value = self.buffer.split_to(frame.len()).freeze();
-        if !frame.array {
-            return self.stranger(&value);
+        match value {
+            Value::Heartbeat => Ok(Step::Nothing),
+            Value::Stranger => self.stranger(),
+            Value::Array(message, frame) => {
+                self.strangers = 0;
+                self.message(&message, &frame, now_ns)
+            }
         }
-        self.strangers = 0;
-        self.message(&value, &frame, now_ns)
+    }
+
+    /// Takes the next value off the buffer if it is complete.
+    fn value(&mut self) -> Result<Option<Value>, Fault> {
+        let limit = self.limits.message_bytes_max;
+        match &mut self.wire {
+            Wire::Unknown => Ok(None),
+            Wire::MessagePack(framer) => {
+                let Some(frame) = framer.next(&self.buffer, limit)? else { return Ok(None) };
+                let value = self.buffer.split_to(frame.len()).freeze();
+                Ok(Some(match frame.array {
+                    true => Value::Array(value, frame),
+                    // A nil is the heartbeat of old clients (R6).
+                    false if *value == [0xc0] => Value::Heartbeat,
+                    false => Value::Stranger,
+                }))
+            }
+            Wire::Json(lexer) => {
+                let blank = self.buffer.iter().take_while(|byte| b" \t\r\n".contains(byte)).count();
+                self.buffer.advance(blank);
+                let Some(len) = lexer.next(&self.buffer, limit)? else { return Ok(None) };
+                let text = self.buffer.split_to(len);
+                if text[0] != b'[' {
+                    return if json::is_value(&text) {
+                        Ok(Some(Value::Stranger))
+                    } else {
+                        Err(Fault::MalformedJson)
+                    };
+                }
+                let message = Bytes::from(json::to_messagepack(&text)?);
+                let frame = Framer::new().next(&message, usize::MAX)?.ok_or(Fault::MalformedJson)?;
+                Ok(Some(Value::Array(message, frame)))
+            }
+        }
     }
 
     fn end(&mut self, fault: Fault) -> Violation {
         self.ended.insert(Violation { fault, refused: None }).clone()
     }
 
-    fn stranger(&mut self, value: &[u8]) -> Result<Step, Violation> {
-        // A nil is the heartbeat of old clients (R6).
-        if value == [0xc0] {
-            return Ok(Step::Nothing);
-        }
+    fn stranger(&mut self) -> Result<Step, Violation> {
         self.strangers += 1;
         if self.strangers >= STRANGERS_MAX {
             return Err(self.end(Fault::NotForward));
@@ -174,7 +237,12 @@ impl Session {
         if let Some(chunk) = chunk.as_ref().filter(|chunk| chunk.len() > CHUNK_BYTES_MAX) {
             return Err(self.end(Fault::ChunkTooLong { bytes: chunk.len() }));
         }
-        let ack = chunk.as_deref().map(ack).unwrap_or_default();
+        let is_json = matches!(self.wire, Wire::Json(_));
+        let ack = match &chunk {
+            None => Bytes::new(),
+            Some(chunk) if is_json => json::ack(chunk).into(),
+            Some(chunk) => ack(chunk),
+        };
         if options.other_signal {
             skipped.add(Reason::UnsupportedSignal);
             return Ok(nothing_to_store(ack, skipped));
@@ -185,6 +253,10 @@ impl Session {
         };
         let sender = Sender { tag, chunk, ack, skipped };
         match outline.body {
+            Body::Packed(_) if is_json => {
+                skipped.add(Reason::InvalidMessage);
+                Ok(nothing_to_store(sender.ack, skipped))
+            }
             Body::Missing => {
                 skipped.add(Reason::InvalidMessage);
                 Ok(nothing_to_store(sender.ack, skipped))

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod cases;
+mod json;
 mod outcome;
 mod packing;
 mod property;
@@ -59,4 +60,9 @@ fn compression() {
 #[test]
 fn bad_input() {
     check(&cases::bad_input());
+}
+
+#[test]
+fn json() {
+    check(&json::cases());
 }
