@@ -2,8 +2,6 @@
 
 use std::io;
 
-use tracing::level_filters::LevelFilter;
-use tracing_log::AsLog;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -69,9 +67,7 @@ impl Logging {
     pub fn set_level(&self, level: &str) -> Result<(), LoggingError> {
         let filter = parse(level)?;
         // Fails only when the subscriber is gone, and it lives as long as the process.
-        if self.filter.reload(filter).is_ok() {
-            tracing_log::log::set_max_level(LevelFilter::current().as_log());
-        }
+        let _ = self.filter.reload(filter);
         Ok(())
     }
 }

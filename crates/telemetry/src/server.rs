@@ -82,7 +82,7 @@ impl Page {
     }
 }
 
-/// A running server. Dropping it stops it at once; [`stop`](Self::stop) lets requests end first.
+/// A running server. Dropping it closes the port; [`stop`](Self::stop) also waits for requests under way.
 #[derive(Debug)]
 pub struct Server {
     addr: SocketAddr,

@@ -217,19 +217,17 @@ async fn a_stop_lets_a_request_end_and_frees_the_port() {
     stream.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     inside.recv().await.unwrap();
 
-    // Polled first, so the stop is under way when the request is let go.
-    let (answer, ()) = tokio::join!(
-        biased;
-        async {
-            tokio::task::yield_now().await;
-            release.send_replace(true);
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            answer
-        },
-        server.stop(),
-    );
+    let stop = tokio::spawn(server.stop());
+    // The stop is under way once nobody else gets in.
+    while TcpStream::connect(addr).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!stop.is_finished(), "a stop waits for the request");
+    release.send_replace(true);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.ends_with("done"), "{answer}");
+    stop.await.unwrap();
     let again = Server::start(addr, Page::new(edge())).await.unwrap();
     assert_eq!(ask(&again, "/health").await.0, 200);
 }
