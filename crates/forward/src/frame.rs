@@ -87,3 +87,27 @@ impl Framer {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_on_where_the_bytes_ended() {
+        // ["t", [[1, {}] 100 times], {"a": <bin of 1000 bytes>}]
+        let mut message = b"\x93\xa1t\xdc\x00\x64".to_vec();
+        message.extend(b"\x92\x01\x80".repeat(100));
+        let body_at = message.len() + 6;
+        message.extend(b"\x81\xa1a\xc5\x03\xe8");
+        message.extend([0xc1; 1000]);
+        let mut framer = Framer::new();
+        for len in 1..message.len() {
+            assert!(framer.next(&message[..len], 5000).unwrap().is_none(), "{len} bytes");
+            let next = framer.skipper.pos();
+            assert!(len < 8 || next + 5 > len, "at {len} bytes it would look at byte {next} again");
+            assert!(len < body_at || next == message.len(), "the length says where to go on");
+        }
+        let frame = framer.next(&message, 5000).unwrap().unwrap();
+        assert_eq!((frame.len(), frame.element(1), frame.element(3)), (message.len(), Some(3..306), None));
+    }
+}

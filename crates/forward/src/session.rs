@@ -13,7 +13,7 @@ use crate::json::{self, Lexer};
 use crate::message::{Body, CHUNK_BYTES_MAX, Packing, TAG_BYTES_MAX, ack, outline};
 use crate::outcome::{Batch, Event, Fault, Reason, Refused, Skips, Violation};
 use crate::pack::{Pack, Single};
-use crate::scan::{ScanError, entries};
+use crate::scan::{ScanError, is_group_marker, map, time};
 use crate::sieve::{Kept, sieve};
 use crate::tally::Tally;
 use crate::unpack::{UnpackError, unpack};
@@ -279,24 +279,23 @@ impl Session {
         Some(Arc::clone(&self.tag))
     }
 
-    fn single(&mut self, time: &[u8], metadata: Option<&[u8]>, record: &[u8], sender: Sender) -> Step {
-        self.entry.clear();
-        match metadata {
-            None => self.entry.extend_from_slice(&[0x92]),
-            Some(_) => self.entry.extend_from_slice(&[0x92, 0x92]),
+    /// The framer has found all three values well-formed, so their kinds are all that is left to look at.
+    fn single(&mut self, when: &[u8], metadata: Option<&[u8]>, record: &[u8], sender: Sender) -> Step {
+        let Sender { tag, chunk, ack, mut skipped } = sender;
+        let Some((time, _)) = time(when).filter(|_| map(record).is_some()) else {
+            skipped.add(Reason::InvalidEntry);
+            return nothing_to_store(ack, skipped);
+        };
+        if metadata.is_some() && is_group_marker(time, when[0]) {
+            skipped.add(Reason::GroupMarker);
+            return nothing_to_store(ack, skipped);
         }
-        for part in [time, metadata.unwrap_or_default(), record] {
+        self.entry.clear();
+        self.entry.extend_from_slice(if metadata.is_some() { b"\x92\x92" } else { b"\x92" });
+        for part in [when, metadata.unwrap_or_default(), record] {
             self.entry.extend_from_slice(part);
         }
-        let Sender { tag, chunk, ack, mut skipped } = sender;
-        match entries(&self.entry).next() {
-            Some(Ok(entry)) if entry.group_marker => skipped.add(Reason::GroupMarker),
-            Some(Ok(entry)) => {
-                return Step::Single(Single { tag, time: entry.time, chunk, ack, skipped });
-            }
-            _ => skipped.add(Reason::InvalidEntry),
-        }
-        nothing_to_store(ack, skipped)
+        Step::Single(Single { tag, time, chunk, ack, skipped })
     }
 
     /// Puts a single event into the pack; returns the one before when it does not fit there.

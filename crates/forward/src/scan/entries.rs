@@ -122,7 +122,43 @@ impl<'a> Iterator for Entries<'a> {
 
 /// Whether a time in the metadata form marks a group: seconds `ff ff ff ff` (start) or `ff ff ff fe` (end), no
 /// nanoseconds, and written as an ext, not as an integer of the year 2106.
-fn is_group_marker(time: EventTime, first_byte: u8) -> bool {
+pub(crate) fn is_group_marker(time: EventTime, first_byte: u8) -> bool {
     matches!(time, EventTime::At { secs: 0xffff_fffe | 0xffff_ffff, nanos: 0 })
         && matches!(first_byte, 0xd7 | 0xc7..=0xc9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_shows_its_parts() {
+        let entry = b"\x93\x92\x05\x81\xa1m\x01\x81\xa1a\x02\xc0";
+        let found: Vec<_> = entries(entry).collect();
+        let expected = Entry {
+            time: EventTime::At { secs: 5, nanos: 0 },
+            metadata: Some(b"\x81\xa1m\x01"),
+            record: b"\x81\xa1a\x02",
+            bytes: entry,
+            group_marker: false,
+        };
+        assert_eq!(found, [Ok(expected)]);
+    }
+
+    #[test]
+    fn it_goes_on_behind_a_stranger_and_ends_at_damage() {
+        let stream = b"\x92\x00\x80\x05\x92\x01\x80\x92\x02\xc1\x92\x03\x80";
+        let found: Vec<_> = entries(stream).map(|entry| entry.map(|entry| entry.bytes)).collect();
+        assert_eq!(
+            found,
+            [
+                Ok(&stream[..3]),
+                Err(ScanError::NotEntry { start: 3, end: 4 }),
+                Ok(&stream[4..7]),
+                Err(ScanError::Malformed { at: 9 }),
+            ]
+        );
+        let cut = &stream[..6];
+        assert_eq!(entries(cut).last(), Some(Err(ScanError::Truncated { at: 4 })));
+    }
 }

@@ -10,7 +10,9 @@ pub use entries::{Entries, Entry, entries};
 pub use skip::{DEPTH_MAX, skip};
 pub use time::EventTime;
 
+pub(crate) use entries::is_group_marker;
 pub(crate) use skip::{Skipper, Snag};
+pub(crate) use time::time;
 
 /// Why a stream of entries cannot be read on, or why one value in it is no entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
