@@ -1,0 +1,373 @@
+//! The log itself: append, sync, roll, trim. One caller, no threads, no clock.
+//!
+//! Left out on purpose: waiting, group commit and locks (see [`crate::GroupLog`]), and what to do when the
+//! quota is reached (the edge's policy).
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use weir_model::{Incarnation, Seq, SeqRanges};
+
+use crate::catalog::{Catalog, Depth};
+use crate::disk::{Disk, DiskFile};
+use crate::frame::{RECORD_BYTES_MAX, Record};
+use crate::open::{BeginError, OpenError, Recovery, begin_segment, open};
+use crate::reader::{Fetched, ReadError, Reader, fetch};
+use crate::tail::Tail;
+
+/// The file whose room is given up when a full disk will not even let a segment be removed (copy-on-write file
+/// systems need room for that).
+const RESERVE: &str = "log.reserve";
+
+/// The bounds of one log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// A segment that has reached so many bytes is sealed and a new one begun. What has been committed is
+    /// given back in whole segments. At most an eighth of the quota is taken.
+    pub segment_bytes: u64,
+    /// Bytes on disk above which appends are refused with [`AppendError::Full`].
+    pub quota_bytes: u64,
+    /// Room held ready so that trimming works on a full disk. 0: none.
+    pub reserve_bytes: u64,
+    /// Bytes of records that may wait for the committer; who brings more waits (back-pressure). It is also the
+    /// most that one sync covers.
+    pub queue_bytes: u32,
+    /// The smallest number that the next record may have: one above the highest that the owner has ever named
+    /// to anybody, by its journal. If the log ends below it, records are lost and are reported so, and their
+    /// numbers are not used again.
+    pub next_at_least: Seq,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            quota_bytes: 16 << 30,
+            reserve_bytes: 1 << 20,
+            queue_bytes: 16 << 20,
+            next_at_least: Seq(0),
+        }
+    }
+}
+
+impl Options {
+    fn segment_bytes(&self) -> u64 {
+        self.segment_bytes.min(self.quota_bytes / 8)
+    }
+}
+
+/// Why nothing was appended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// The log is as large as it may be. There is room again after a trim.
+    #[error("the log holds {bytes} bytes of its quota of {quota}")]
+    Full {
+        /// Bytes on disk now.
+        bytes: u64,
+        /// Bytes allowed.
+        quota: u64,
+    },
+    /// The disk is full. The log goes on as soon as there is room.
+    #[error("the disk is full")]
+    DiskFull,
+    /// A sync failed: whether the last records are on disk is unknown, and no append succeeds before the log
+    /// is opened again.
+    #[error("a sync has failed; the log must be opened again")]
+    Poisoned,
+    /// The record is longer than any may be, or than the quota.
+    #[error("a record of {bytes} bytes is longer than {limit}")]
+    TooLarge {
+        /// Bytes of the record.
+        bytes: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// The write failed and was undone. The next one may work.
+    #[error("the write failed and was undone")]
+    Io(#[source] Arc<io::Error>),
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// A sync failed. The log is poisoned: open it again.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot sync {}", path.display())]
+pub struct SyncError {
+    /// The log's directory.
+    pub path: PathBuf,
+    /// What the disk said; `None` if an earlier sync had failed.
+    pub source: Option<io::Error>,
+}
+
+/// A segmented, append-only log of opaque records, each under a number that is never used twice.
+#[derive(Debug)]
+pub struct Log<D: Disk> {
+    catalog: Arc<Catalog<D>>,
+    options: Options,
+    /// The segment that grows; none after a seal whose successor found no room.
+    tail: Option<Tail<D::File>>,
+    next: u64,
+    durable: u64,
+    poisoned: bool,
+    reserve: Option<D::File>,
+}
+
+impl<D: Disk> Log<D> {
+    /// Opens the log in `dir`, or makes one whose identity is `new_incarnation`. The caller sees to it that
+    /// nobody else writes there. `now_ns` is the time, in nanoseconds since 1970, here and everywhere.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the files are as they were, or better.
+    pub fn open(
+        disk: Arc<D>,
+        dir: &Path,
+        options: Options,
+        new_incarnation: Incarnation,
+        now_ns: u64,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let opened = open(disk, dir, options.next_at_least, new_incarnation, now_ns)?;
+        let next = opened.recovery.next.0;
+        let (catalog, tail) = (opened.catalog, Some(opened.tail));
+        let mut log = Self { catalog, options, tail, next, durable: next, poisoned: false, reserve: None };
+        log.hold_reserve();
+        Ok((log, opened.recovery))
+    }
+
+    /// Appends all records or none, and returns their numbers. They are not durable before [`Self::sync`].
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was appended.
+    pub fn append(&mut self, records: &[Record], now_ns: u64) -> Result<Range<Seq>, AppendError> {
+        let mut bytes = 0;
+        for record in records {
+            self.admit(record, bytes)?;
+            bytes += record.frame_bytes();
+        }
+        let start = Seq(self.next);
+        if records.is_empty() {
+            return Ok(start..start);
+        }
+        // All of one append goes into one segment, so that a failure leaves all of it out.
+        if self
+            .tail
+            .as_ref()
+            .is_some_and(|tail| tail.end >= self.options.segment_bytes() && tail.next > tail.first)
+        {
+            self.roll(now_ns)?;
+        }
+        self.ensure_tail(now_ns)?;
+        let Some(tail) = &mut self.tail else { return Err(AppendError::Closed) };
+        tail.append(records, self.durable, now_ns).map_err(refusal)?;
+        self.next = tail.next;
+        let (end, oldest_ns) = (tail.end, tail.oldest_ns);
+        self.catalog.change(tail.first, |segment| {
+            segment.bytes = end;
+            segment.oldest_ns = oldest_ns;
+        });
+        Ok(start..Seq(self.next))
+    }
+
+    /// Whether `record`, appended behind `ahead` bytes of others, would be refused by its size alone.
+    ///
+    /// # Errors
+    /// [`AppendError::Full`], [`AppendError::TooLarge`] or [`AppendError::Poisoned`].
+    pub fn admit(&self, record: &Record, ahead: u64) -> Result<(), AppendError> {
+        if self.poisoned {
+            return Err(AppendError::Poisoned);
+        }
+        let quota = self.options.quota_bytes;
+        let limit = RECORD_BYTES_MAX.min(quota);
+        if record.body_bytes() > limit {
+            return Err(AppendError::TooLarge { bytes: record.body_bytes(), limit });
+        }
+        let bytes = self.catalog.bytes();
+        if bytes + ahead + record.frame_bytes() > quota {
+            return Err(AppendError::Full { bytes, quota });
+        }
+        Ok(())
+    }
+
+    /// Makes all appended records durable. Returns the number below which all is durable; only now may anybody
+    /// be told.
+    ///
+    /// # Errors
+    /// [`SyncError`]: the log is poisoned.
+    pub fn sync(&mut self) -> Result<Seq, SyncError> {
+        if self.poisoned {
+            return Err(SyncError { path: self.catalog.dir.clone(), source: None });
+        }
+        if let Some(tail) = self.tail.as_ref().filter(|_| self.durable < self.next) {
+            if let Err(source) = tail.sync() {
+                self.poisoned = true;
+                return Err(SyncError { path: self.catalog.dir.clone(), source: Some(source) });
+            }
+            self.publish();
+        }
+        Ok(Seq(self.durable))
+    }
+
+    /// Gives back the segments whose records are all in `committed`. Damaged numbers belong in there too. The
+    /// last segment stays, unless it has grown and is done altogether: then a new one is begun.
+    ///
+    /// # Errors
+    /// What the disk said to the first segment that it would not remove; a later call tries again.
+    pub fn trim(&mut self, committed: &SeqRanges, now_ns: u64) -> io::Result<()> {
+        let worth_it = self.options.segment_bytes() / 4;
+        let done = |tail: &&Tail<D::File>| tail.end >= worth_it && committed.covers(tail.first..tail.next);
+        if self.durable == self.next && self.tail.as_ref().filter(done).is_some() {
+            // On a full disk there may be no room for a new segment; then the old one stays for now.
+            let _ = self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns));
+        }
+        for view in self.catalog.all_but_last() {
+            if committed.covers(view.first..view.segment.end) {
+                self.remove(view.first)?;
+            }
+        }
+        self.hold_reserve();
+        Ok(())
+    }
+
+    /// Removes the oldest whole segments until at least `bytes` are free again, committed or not. Returns the
+    /// numbers that went.
+    pub fn drop_oldest(&mut self, bytes: u64, now_ns: u64) -> SeqRanges {
+        let mut dropped = SeqRanges::new();
+        let mut freed = 0;
+        while freed < bytes {
+            let oldest = self.catalog.all_but_last().into_iter().next();
+            let Some(oldest) = oldest else {
+                // All that is left is the last segment: finish it, if there is anything in it.
+                let holds_some = self.tail.as_ref().is_none_or(|tail| tail.next > tail.first);
+                let rolled = holds_some
+                    && self.durable == self.next
+                    && self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns)).is_ok();
+                if rolled {
+                    continue;
+                }
+                break;
+            };
+            if self.remove(oldest.first).is_err() {
+                break;
+            }
+            freed += oldest.segment.bytes;
+            dropped.insert_range(oldest.first..oldest.segment.end);
+        }
+        dropped
+    }
+
+    /// Syncs and seals the last segment and begins an empty one, so that the next opening goes through nothing.
+    ///
+    /// # Errors
+    /// [`SyncError`] if what was appended could not be made durable. Without room for the seal or the new
+    /// segment it is an end as after a crash, which loses nothing either.
+    pub fn close(mut self, now_ns: u64) -> Result<(), SyncError> {
+        self.sync()?;
+        if self.tail.as_ref().is_some_and(|tail| tail.next > tail.first) {
+            let _ = self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns));
+        }
+        Ok(())
+    }
+
+    /// A cursor over the durable records from `from` on.
+    #[must_use]
+    pub fn reader(&self, from: Seq) -> Reader<D> {
+        Reader::new(Arc::clone(&self.catalog), from)
+    }
+
+    /// Reads single records again.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn fetch(&self, seqs: &SeqRanges) -> Result<Fetched, ReadError> {
+        fetch(&self.catalog, seqs)
+    }
+
+    /// How much the log holds.
+    #[must_use]
+    pub fn depth(&self) -> Depth {
+        self.catalog.depth()
+    }
+
+    pub(crate) fn catalog(&self) -> &Arc<Catalog<D>> {
+        &self.catalog
+    }
+
+    /// Finishes the last segment: sealed and durable before the next one can exist.
+    fn roll(&mut self, now_ns: u64) -> Result<(), AppendError> {
+        let Some(tail) = &mut self.tail else { return Ok(()) };
+        let bytes = tail.seal(now_ns).map_err(refusal)?;
+        if tail.sync().is_err() {
+            self.poisoned = true;
+            return Err(AppendError::Poisoned);
+        }
+        self.publish();
+        if let Some(tail) = self.tail.take() {
+            self.catalog.change(tail.first, |segment| {
+                segment.bytes = bytes;
+                segment.index = None;
+            });
+        }
+        Ok(())
+    }
+
+    fn ensure_tail(&mut self, now_ns: u64) -> Result<(), AppendError> {
+        if self.tail.is_none() {
+            match begin_segment(&self.catalog, self.next, now_ns) {
+                Ok(tail) => self.tail = Some(tail),
+                Err(BeginError::Write(error)) => return Err(refusal(error)),
+                Err(BeginError::Sync(_)) => {
+                    self.poisoned = true;
+                    return Err(AppendError::Poisoned);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells readers what is durable now.
+    fn publish(&mut self) {
+        self.durable = self.next;
+        if let Some(tail) = &self.tail {
+            let (end, data_end) = (tail.next, tail.end);
+            self.catalog.change(tail.first, |segment| (segment.end, segment.data_end) = (end, data_end));
+        }
+        self.catalog.set_next(self.durable);
+    }
+
+    fn remove(&mut self, first: u64) -> io::Result<()> {
+        let Some(segment) = self.catalog.take(first) else { return Ok(()) };
+        let path = self.catalog.path(first);
+        let removed = match self.catalog.disk.remove(&path) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && self.reserve.take().is_some() => {
+                let reserve = self.catalog.disk.create(&self.catalog.dir.join(RESERVE));
+                reserve.and_then(|_| self.catalog.disk.remove(&path))
+            }
+            other => other,
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.catalog.put(first, segment);
+                Err(error)
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes the reserve, if there is room for it; without it only a full disk is harder.
+    fn hold_reserve(&mut self) {
+        if self.reserve.is_none() && self.options.reserve_bytes > 0 {
+            let file = self.catalog.disk.create(&self.catalog.dir.join(RESERVE));
+            self.reserve = file.and_then(|f| f.allocate(self.options.reserve_bytes).map(|()| f)).ok();
+        }
+    }
+}
+
+/// What a failed write means to the caller.
+fn refusal(error: io::Error) -> AppendError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::DiskFull,
+        _ => AppendError::Io(Arc::new(error)),
+    }
+}

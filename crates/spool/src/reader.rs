@@ -1,0 +1,215 @@
+//! Reading a log: in sequence for the dispatcher, and single records for a resend.
+//!
+//! Left out on purpose: waiting. A reader returns what is durable now; [`crate::GroupLog::durable`] tells when
+//! there is more.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use weir_model::{Seq, SeqRanges};
+
+use crate::catalog::{Catalog, View, read_seal};
+use crate::disk::{Disk, DiskFile, OsDisk};
+use crate::frame::FILE_HEADER_BYTES;
+use crate::walk::{Found, Step, Walker};
+
+/// Bytes read at once for single records.
+const FETCH_BLOCK_BYTES: usize = 64 << 10;
+
+/// A record as it was appended. The bytes are slices of the block that was read: keeping one record keeps its
+/// block in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Its place in the log.
+    pub seq: Seq,
+    /// When it was appended, in nanoseconds since 1970.
+    pub time_ns: u64,
+    /// The first piece, as given to append.
+    pub header: Bytes,
+    /// The second piece, as given to append.
+    pub payload: Bytes,
+}
+
+impl From<Found> for Stored {
+    fn from(found: Found) -> Self {
+        let (header, payload) = (found.header, found.payload);
+        Self { seq: Seq(found.head.seq), time_ns: found.head.time_ns, header, payload }
+    }
+}
+
+/// Why a log could not be read: the disk refused. Damage is no error, see [`Reader::take_damaged`].
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}", path.display())]
+pub struct ReadError {
+    /// The segment file.
+    pub path: PathBuf,
+    /// What the disk said.
+    pub source: io::Error,
+}
+
+/// A cursor over the durable records of one log, with its own file handles. It never holds up the writer.
+#[derive(Debug)]
+pub struct Reader<D: Disk = OsDisk> {
+    catalog: Arc<Catalog<D>>,
+    next: u64,
+    open: Option<OpenSegment<D::File>>,
+    damaged: SeqRanges,
+}
+
+#[derive(Debug)]
+struct OpenSegment<F> {
+    first: u64,
+    walker: Walker<F>,
+    /// Pages below were given back to the kernel.
+    forgotten: u64,
+}
+
+impl<D: Disk> Reader<D> {
+    pub(crate) fn new(catalog: Arc<Catalog<D>>, from: Seq) -> Self {
+        Self { catalog, next: from.0, open: None, damaged: SeqRanges::new() }
+    }
+
+    /// The number that the next record will have, or one below it.
+    #[must_use]
+    pub fn position(&self) -> Seq {
+        Seq(self.next)
+    }
+
+    /// Reads on: up to about `bytes_max` bytes and at least one record, where one is durable; nothing at the
+    /// end. Blocks on the disk. Trimmed records are passed over in silence, damaged ones are noted.
+    ///
+    /// # Errors
+    /// [`ReadError`]; the position stays, so that a further call tries again.
+    pub fn read(&mut self, bytes_max: usize) -> Result<Vec<Stored>, ReadError> {
+        self.read_below(u64::MAX, bytes_max)
+    }
+
+    /// The numbers of damaged records passed since the last call. They will never be read: count them as lost,
+    /// and as done when trimming.
+    pub fn take_damaged(&mut self) -> SeqRanges {
+        std::mem::take(&mut self.damaged)
+    }
+
+    fn read_below(&mut self, below: u64, bytes_max: usize) -> Result<Vec<Stored>, ReadError> {
+        let mut out = Vec::new();
+        while out.is_empty() && self.next < below {
+            let Some(view) = self.catalog.at_or_after(self.next).filter(|view| view.first < below) else {
+                break;
+            };
+            self.next = self.next.max(view.first);
+            match self.enter(&view, bytes_max) {
+                Ok(()) => {}
+                // A trimmed segment leaves the catalog before its file goes: then look again. One that is
+                // still there was taken by another hand, and its records are lost.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let now = self.catalog.at_or_after(self.next);
+                    if now.is_some_and(|now| now.first == view.first) {
+                        self.damaged.insert_range(self.next..view.segment.end.min(below));
+                        self.next = view.segment.end;
+                    }
+                    continue;
+                }
+                Err(source) => return Err(ReadError { path: self.catalog.path(view.first), source }),
+            }
+            self.read_segment(&view, below, bytes_max, &mut out)
+                .map_err(|source| ReadError { path: self.catalog.path(view.first), source })?;
+        }
+        Ok(out)
+    }
+
+    /// Opens the segment, or goes on in it.
+    fn enter(&mut self, view: &View, bytes_max: usize) -> io::Result<()> {
+        if let Some(open) = self.open.as_mut().filter(|open| open.first == view.first) {
+            open.walker.end = view.segment.data_end;
+            open.walker.block_bytes = bytes_max;
+            return Ok(());
+        }
+        let file = self.catalog.disk.open_read(&self.catalog.path(view.first))?;
+        let salt = self.catalog.salt(view.first);
+        let at = if self.next == view.first {
+            None
+        } else if let Some(index) = &view.segment.index {
+            index.lock().at_or_before(self.next)
+        } else {
+            read_seal(&file, salt)?.and_then(|(_, seal)| seal.index.at_or_before(self.next))
+        };
+        let at = at.unwrap_or(FILE_HEADER_BYTES as u64);
+        let walker = Walker::new(file, salt, at..view.segment.data_end, bytes_max);
+        self.open = Some(OpenSegment { first: view.first, walker, forgotten: at });
+        Ok(())
+    }
+
+    fn read_segment(
+        &mut self,
+        view: &View,
+        below: u64,
+        bytes_max: usize,
+        out: &mut Vec<Stored>,
+    ) -> io::Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let mut bytes = 0;
+        while self.next < below {
+            if !out.is_empty() && (bytes >= bytes_max as u64 || !open.walker.has_next_in_memory()) {
+                break;
+            }
+            match open.walker.step()? {
+                // Either before the place that was asked for, or bytes of an older try.
+                Step::Record(found) if found.head.seq < self.next => {}
+                Step::Record(found) if found.head.seq < view.segment.end => {
+                    self.damaged.insert_range(self.next..found.head.seq.min(below));
+                    self.next = found.head.seq + 1;
+                    if found.head.seq < below {
+                        bytes += found.head.frame_bytes();
+                        out.push(found.into());
+                    }
+                }
+                Step::Damage { .. } => {}
+                Step::Record(_) | Step::Seal { .. } | Step::End => {
+                    self.damaged.insert_range(self.next..view.segment.end.min(below));
+                    self.next = view.segment.end;
+                    break;
+                }
+            }
+        }
+        // What lies in a sealed segment is backlog: read once, it would only push hotter pages out.
+        let read = open.walker.at;
+        if view.segment.index.is_none() && read > open.forgotten {
+            open.walker.file.forget(open.forgotten, read - open.forgotten);
+            open.forgotten = read;
+        }
+        if self.next >= view.segment.end && view.segment.index.is_none() {
+            self.open = None;
+        }
+        Ok(())
+    }
+}
+
+/// Records read again, and those that could not be.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// What was asked for and is there, in order.
+    pub records: Vec<Stored>,
+    /// What was asked for and is not: trimmed, damaged, or not durable.
+    pub missing: SeqRanges,
+}
+
+/// Reads the records `wanted`.
+pub(crate) fn fetch<D: Disk>(catalog: &Arc<Catalog<D>>, wanted: &SeqRanges) -> Result<Fetched, ReadError> {
+    let mut fetched = Fetched { records: Vec::new(), missing: wanted.clone() };
+    for range in wanted.iter() {
+        let mut reader = Reader::new(Arc::clone(catalog), Seq(range.start));
+        loop {
+            let read = reader.read_below(range.end, FETCH_BLOCK_BYTES)?;
+            if read.is_empty() {
+                break;
+            }
+            for record in read {
+                fetched.missing.remove_range(record.seq.0..record.seq.0 + 1);
+                fetched.records.push(record);
+            }
+        }
+    }
+    Ok(fetched)
+}

@@ -1,0 +1,175 @@
+//! Quota, trimming, full disks, failing disks, and what opening costs.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::sim::Counting;
+use crate::{AppendError, OsDisk};
+
+#[test]
+fn the_quota_refuses_and_a_trim_makes_room() {
+    let disk = FaultyDisk::new();
+    let options = Options { quota_bytes: 16_000, ..small() };
+    let (mut log, _) = open(&disk, options);
+    let mut n = 0;
+    let refused = loop {
+        match log.append(&[numbered(n, 200)], n) {
+            Ok(_) => n += 1,
+            Err(error) => break error,
+        }
+        log.sync().unwrap();
+    };
+    assert!(matches!(refused, AppendError::Full { bytes, quota: 16_000 } if bytes > 15_500), "{refused}");
+    assert!(log.depth().bytes <= 16_000);
+    log.trim(&ranges([0..n / 2]), 0).unwrap();
+    fill(&mut log, n..n + 5, 200);
+    let (found, _) = contents(&log);
+    assert!((n / 2..n + 5).all(|seq| found.contains_key(&seq)));
+    assert!(log.depth().first > Seq(0) && log.depth().first <= Seq(n / 2));
+}
+
+#[test]
+fn a_log_that_is_done_gives_its_last_segment_back_too() {
+    let disk = FaultyDisk::new();
+    let (mut log, _) = open(&disk, small());
+    fill(&mut log, 0..20, 100);
+    log.trim(&ranges([0..20]), 0).unwrap();
+    let depth = log.depth();
+    assert_eq!((depth.records, depth.first, depth.next, depth.oldest_ns), (0, Seq(20), Seq(20), None));
+    // The number lives on in the new segment's name.
+    assert_eq!(open(&disk, small()).1.next, Seq(20));
+}
+
+#[test]
+fn segments_inside_the_committed_set_go_and_others_stay() {
+    let disk = FaultyDisk::new();
+    let (mut log, _) = open(&disk, small());
+    fill(&mut log, 0..60, 100);
+    let segments = log.catalog().all_but_last();
+    let middle = &segments[1];
+    log.trim(&ranges([1..middle.segment.end]), 0).unwrap();
+    let (found, damaged) = contents(&log);
+    assert!(damaged.is_empty());
+    assert!(!found.contains_key(&middle.first) && found.contains_key(&0));
+    assert_eq!(found.len() as u64, 60 - (middle.segment.end - middle.first));
+    let (log, recovery) = open(&disk, small());
+    assert_eq!((recovery.first, recovery.next), (Seq(0), Seq(60)));
+    assert_eq!(contents(&log).0, found);
+}
+
+#[test]
+fn the_oldest_go_first_when_dropped() {
+    let disk = FaultyDisk::new();
+    let (mut log, _) = open(&disk, small());
+    fill(&mut log, 0..60, 100);
+    let before = log.depth().bytes;
+    let dropped = log.drop_oldest(3000, 0);
+    assert!(before - log.depth().bytes >= 3000);
+    assert_eq!(dropped.first_gap(Seq(0)), log.depth().first);
+    assert_eq!(dropped, ranges([0..log.depth().first.0]));
+    // Everything can go, the last segment included, and the numbers run on.
+    assert_eq!(log.drop_oldest(u64::MAX, 0).first_gap(log.depth().first), Seq(60));
+    assert_eq!(log.depth().records, 0);
+    fill(&mut log, 60..61, 100);
+}
+
+#[test]
+fn a_full_disk_refuses_undoes_and_recovers() {
+    let disk = FaultyDisk::new();
+    let (mut log, _) = open(&disk, small());
+    fill(&mut log, 0..20, 100);
+    // Room for half a record: the write begins and cannot end.
+    disk.set_capacity(Some(disk.used_bytes() + 50));
+    let before = disk.files();
+    for _ in 0..3 {
+        assert!(matches!(log.append(&[numbered(20, 100)], 0), Err(AppendError::DiskFull)));
+    }
+    assert_eq!(disk.files(), before, "nothing of the refused record stays");
+    log.trim(&ranges([0..14]), 0).unwrap();
+    fill(&mut log, 20..25, 100);
+    let (log, recovery) = open(&disk, small());
+    assert_eq!((recovery.next, recovery.torn_bytes), (Seq(25), 0));
+    assert!(contents(&log).1.is_empty());
+}
+
+#[test]
+fn a_failed_write_is_undone() {
+    let disk = FaultyDisk::new();
+    let (mut log, _) = open(&disk, small());
+    fill(&mut log, 0..3, 100);
+    disk.fail_write_in(0);
+    assert!(matches!(log.append(&[numbered(9, 100), numbered(9, 100)], 0), Err(AppendError::Io(_))));
+    fill(&mut log, 3..5, 100);
+    let (found, damaged) = contents(&log);
+    assert_eq!((found.len(), damaged.is_empty()), (5, true));
+    assert!(!found.values().any(|(header, _)| header == "h9"));
+}
+
+#[test]
+fn a_failed_sync_poisons_until_reopened() {
+    for at in 0..3 {
+        let disk = FaultyDisk::new();
+        let (mut log, _) = open(&disk, small());
+        fill(&mut log, 0..11, 100);
+        // The roll's sync, the new segment's, its directory's.
+        disk.fail_sync_in(at);
+        let mut n = 11;
+        let failed = loop {
+            let failed = log.append(&[numbered(n, 100)], 0).is_err() || log.sync().is_err();
+            if failed {
+                break n;
+            }
+            n += 1;
+        };
+        assert!(matches!(log.append(&[numbered(n, 100)], 0), Err(AppendError::Poisoned)));
+        assert!(log.sync().is_err());
+        // Readers see what was durable, no more.
+        assert_eq!(contents(&log).0.len() as u64, failed);
+        // The cache shows the lost bytes; reopened, the log must not believe it.
+        let (mut log, recovery) = open(&disk, small());
+        assert!(recovery.next.0 >= failed);
+        let next = recovery.next.0;
+        fill(&mut log, next..next + 1, 100);
+        let crashed = disk.after_crash(crate::sim::Keep::Nothing);
+        let (log, recovery) = open(&crashed, small());
+        assert_eq!((recovery.next, contents(&log).0.len() as u64), (Seq(next + 1), next + 1));
+    }
+}
+
+#[test]
+fn oversized_records_are_refused() {
+    let (mut log, _) = open(&FaultyDisk::new(), Options { quota_bytes: 10_000, ..small() });
+    let long = record("", vec![0; 10_001]);
+    assert!(matches!(log.append(&[long], 0), Err(AppendError::TooLarge { bytes: 10_001, limit: 10_000 })));
+}
+
+#[test]
+fn ten_gibibytes_open_by_a_few_bytes_per_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Counting::new(OsDisk);
+    let open = |disk: &Counting<OsDisk>| {
+        let options = Options { quota_bytes: 1 << 40, reserve_bytes: 0, ..Options::default() };
+        Log::open(Arc::new(disk.clone()), dir.path(), options, Incarnation(7), 0).unwrap()
+    };
+    // 160 sealed segments of 64 MiB each, all holes but for header, one record and seal.
+    let segments = 160;
+    let (log, _) = open(&disk);
+    let catalog = log.catalog();
+    for first in 1..=segments {
+        let mut tail = crate::open::begin_segment(catalog, first, 0).ok().unwrap();
+        tail.append(&[numbered(first, 8)], first, 5).unwrap();
+        tail.end = 64 << 20;
+        tail.seal(0).unwrap();
+    }
+    // As a closed log ends.
+    crate::open::begin_segment(catalog, segments + 1, 0).ok().unwrap();
+    drop(log);
+    std::fs::remove_file(dir.path().join("00000000000000000000.seg")).unwrap();
+
+    let disk = Counting::new(OsDisk);
+    let (log, recovery) = open(&disk);
+    assert_eq!((recovery.first, recovery.next), (Seq(1), Seq(segments + 1)));
+    assert!(log.depth().bytes >= 10 << 30, "{} bytes", log.depth().bytes);
+    let read = disk.counts().read_bytes.load(Ordering::Relaxed);
+    assert!(read < segments * 300, "{read} bytes were read");
+}
