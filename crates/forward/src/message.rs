@@ -93,7 +93,7 @@ fn read_options(bytes: &[u8], range: Range<usize>) -> Options {
         options.invalid = bytes[range.start] != 0xc0;
         return options;
     };
-    let mut skipper = Skipper::at(0, 0);
+    let mut skipper = Skipper::new();
     let mut key = range.start + header;
     for _ in 0..pairs {
         // The framer has been here: neither of the two can fail.

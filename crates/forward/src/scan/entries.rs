@@ -22,7 +22,7 @@ pub struct Entry<'a> {
 /// The entries in `stream`, a plain concatenation of them.
 #[must_use]
 pub fn entries(stream: &[u8]) -> Entries<'_> {
-    Entries { stream, pos: 0, skipper: Skipper::at(0, 0) }
+    Entries { stream, pos: 0, skipper: Skipper::new() }
 }
 
 /// Iterator over the entries of a plain stream; [`entries`] makes it.
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn an_entry_shows_its_parts() {
-        let entry = b"\x93\x92\x05\x81\xa1m\x01\x81\xa1a\x02\xc0";
+        let entry = b"\x93\x93\x05\x81\xa1m\x01\x80\x81\xa1a\x02\xc0";
         let found: Vec<_> = entries(entry).collect();
         let expected = Entry {
             time: EventTime::At { secs: 5, nanos: 0 },

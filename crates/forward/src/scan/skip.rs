@@ -62,12 +62,12 @@ pub(crate) struct Skipper {
 }
 
 impl Skipper {
-    /// A scan of the value at `at`, which lies within `around` containers.
-    pub(crate) fn at(at: usize, around: usize) -> Self {
-        Self { pos: at, due: 1, outer: [0; DEPTH_MAX], depth: 0, depth_max: DEPTH_MAX - around }
+    /// A scan of the value that starts at byte 0.
+    pub(crate) fn new() -> Self {
+        Self { pos: 0, due: 1, outer: [0; DEPTH_MAX], depth: 0, depth_max: DEPTH_MAX }
     }
 
-    /// Starts over with another value.
+    /// Starts over with the value at `at`, which lies within `around` containers.
     #[inline]
     pub(crate) fn restart(&mut self, at: usize, around: usize) {
         self.pos = at;
@@ -189,6 +189,6 @@ fn header(rest: &[u8]) -> Header {
 /// # Errors
 /// [`ScanError`] when there is no whole, well-formed value; never [`ScanError::NotEntry`].
 pub fn skip(bytes: &[u8]) -> Result<&[u8], ScanError> {
-    let end = Skipper::at(0, 0).end_of(bytes, 0, 0)?;
+    let end = Skipper::new().end_of(bytes, 0, 0)?;
     Ok(&bytes[..end])
 }

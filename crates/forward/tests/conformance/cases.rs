@@ -128,6 +128,11 @@ pub(crate) fn entries() -> Vec<Case> {
             &["skip invalid_entry=9"],
         ),
         case(
+            "an empty metadata header does not take its time from behind itself",
+            cat![b"\x92\xa1t", blob(b"\x92\x90\x05\x80")],
+            &["skip invalid_entry=2"],
+        ),
+        case(
             "entries that are not nested are no event [R18]",
             cat![b"\x93\xa1t\x92\x01\x80", CHUNK],
             &[r"ack \x81\xa3ack\xa2x\n skip invalid_entry=2"],
@@ -169,6 +174,14 @@ pub(crate) fn entries() -> Vec<Case> {
                 b"\x92\x92\xd7\x00\xff\xff\xff\xfe\x00\x00\x00\x00\x80\x80",
             ],
             &[r#""t" Plain [1, {"a": 1}] skip group_marker=2"#],
+        ),
+        case(
+            "a group marker in Message mode, and the same time without metadata",
+            cat![
+                b"\x94\xa1t\xd7\x00\xff\xff\xff\xff\x00\x00\x00\x00\x80\x81\xa8metadata\x80",
+                b"\x93\xa1t\xd7\x00\xff\xff\xff\xff\x00\x00\x00\x00\x80",
+            ],
+            &["skip group_marker=1", r#""t" Plain [[0, [255, 255, 255, 255, 0, 0, 0, 0]], {}]"#],
         ),
         case(
             "not a group marker: an integer, or nanoseconds, or no metadata form",

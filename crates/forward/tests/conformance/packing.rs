@@ -114,6 +114,13 @@ fn the_limits_are_exact() {
     assert_eq!(last(&large(4086)), Ok(true));
     assert_eq!(last(&large(4087)), Err(Fault::TooLarge { limit: 4096 }));
 
+    let grown = |values: u16| {
+        let value = b"\xcf\x00\x00\x00\x00\x00\x00\x00\x00";
+        cat![b"\x93\xa1t\x01\x81\xa1a\xdc", values.to_be_bytes(), value.repeat(values.into())]
+    };
+    assert_eq!(last(&grown(454)), Ok(true));
+    assert_eq!(last(&grown(455)), Err(Fault::TooLarge { limit: 4096 }), "no header said so");
+
     let inflated = |bytes: u16| {
         compressed("gzip", &gzip(&cat![b"\x92\x01\x81\xa1a\xc5", bytes.to_be_bytes(), vec![0; bytes.into()]]))
     };
