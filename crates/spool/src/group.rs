@@ -79,7 +79,8 @@ impl<D: Disk> GroupLog<D> {
         lock: impl Send + 'static,
     ) -> Result<(Self, Recovery), OpenError> {
         let queue_bytes = options.queue_bytes.max(1);
-        let (log, recovery) = Log::open(Arc::new(disk), dir, options, Incarnation(rand::random()), now_ns())?;
+        let (log, recovery) =
+            Log::open(&Arc::new(disk), dir, options, Incarnation(rand::random()), now_ns())?;
         let (commands, queue) = mpsc::channel();
         let (durable_tx, durable) = watch::channel(recovery.next);
         let catalog = Arc::clone(log.catalog());

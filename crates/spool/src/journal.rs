@@ -15,8 +15,9 @@ use weir_model::Incarnation;
 use crate::disk::{Disk, DiskFile, OsDisk};
 use crate::frame::{FILE_HEADER_BYTES, FileHeader, FileKind, RECORD_BYTES_MAX, Record};
 use crate::group::now_ns;
+use crate::log::is_full;
 use crate::open::{OpenError, at, read_header};
-use crate::tail::{Recovered, Tail};
+use crate::tail::{Recovered, Tail, WriteFailure};
 use crate::walk::{Step, Walker};
 
 /// Room that a journal takes ahead, in bytes: so much it can grow on a full disk.
@@ -40,8 +41,8 @@ pub enum JournalError {
     /// The disk is full, and the room taken ahead is used up. A rewrite or a trim of the log may help.
     #[error("the disk is full")]
     DiskFull,
-    /// A sync failed: what is on disk is unknown. Open the journal again.
-    #[error("a sync has failed; the journal must be opened again")]
+    /// A sync failed, or a failed write could not be undone: what is on disk is unknown. Open the journal again.
+    #[error("what is on disk is unknown since a failure; the journal must be opened again")]
     Poisoned,
     /// One record is longer than any may be.
     #[error("a journal record of {bytes} bytes is longer than {limit}")]
@@ -61,10 +62,7 @@ pub enum JournalError {
 
 impl From<io::Error> for JournalError {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull,
-            _ => Self::Io(Arc::new(error)),
-        }
+        if is_full(&error) { Self::DiskFull } else { Self::Io(Arc::new(error)) }
     }
 }
 
@@ -90,14 +88,14 @@ impl<D: Disk> JournalFile<D> {
     /// # Errors
     /// [`OpenError`].
     pub fn open(
-        disk: Arc<D>,
+        disk: &Arc<D>,
         dir: &Path,
         name: &str,
         fresh: u128,
         now_ns: u64,
     ) -> Result<(Self, Replay), OpenError> {
         let path = dir.join(format!("{name}.journal"));
-        let header = read_header(&*disk, &path, FileKind::Journal)?;
+        let header = read_header(&**disk, &path, FileKind::Journal)?;
         let mut replay = Replay::default();
         let mut recovered = None;
         if let Some(header) = header {
@@ -107,7 +105,7 @@ impl<D: Disk> JournalFile<D> {
             {
                 replay.damaged = loss.damaged.len();
                 replay.torn_bytes = loss.torn_bytes;
-                replay.records = read_all(&*disk, &path, &header, tail.end).map_err(at(&path))?;
+                replay.records = read_all(&**disk, &path, &header, tail.end).map_err(at(&path))?;
                 recovered = Some((tail, header.incarnation));
             }
         } else if let Ok(file) = disk.open_read(&path) {
@@ -132,8 +130,16 @@ impl<D: Disk> JournalFile<D> {
         };
         disk.sync_dir(dir).map_err(at(dir))?;
         let (dir, name) = (dir.to_owned(), name.to_owned());
-        let mut journal =
-            Self { disk, dir, name, incarnation, tail, allocated: 0, spare: None, poisoned: false };
+        let mut journal = Self {
+            disk: Arc::clone(disk),
+            dir,
+            name,
+            incarnation,
+            tail,
+            allocated: 0,
+            spare: None,
+            poisoned: false,
+        };
         journal.take_room();
         Ok((journal, replay))
     }
@@ -146,10 +152,14 @@ impl<D: Disk> JournalFile<D> {
         self.check(records)?;
         let records: Vec<_> = records.iter().map(|r| Record::new(Bytes::new(), r.clone())).collect();
         let synced = self.tail.next;
-        self.tail.append(&records, synced, now_ns)?;
-        if self.tail.sync().is_err() {
-            self.poisoned = true;
-            return Err(JournalError::Poisoned);
+        let appended = self.tail.append(&records, synced, now_ns);
+        match appended.and_then(|()| self.tail.sync().map_err(WriteFailure::Unknown)) {
+            Ok(()) => {}
+            Err(WriteFailure::Undone(error)) => return Err(error.into()),
+            Err(WriteFailure::Unknown(_)) => {
+                self.poisoned = true;
+                return Err(JournalError::Poisoned);
+            }
         }
         if self.tail.end + AHEAD_BYTES / 2 > self.allocated {
             self.take_room();
@@ -168,7 +178,7 @@ impl<D: Disk> JournalFile<D> {
         let file = self.spare.take().map_or_else(|| self.disk.create(&temporary), Ok)?;
         let mut tail = Tail::begin(file, FileKind::Journal, header)?;
         let records: Vec<_> = snapshot.iter().map(|r| Record::new(Bytes::new(), r.clone())).collect();
-        tail.append(&records, tail.next, now_ns)?;
+        tail.append(&records, tail.next, now_ns).map_err(WriteFailure::into_inner)?;
         tail.sync()?;
         let path = self.dir.join(format!("{}.journal", self.name));
         self.disk.rename(&temporary, &path)?;
@@ -257,7 +267,7 @@ impl Journal {
     /// # Errors
     /// [`OpenError`].
     pub fn open_on<D: Disk>(disk: D, dir: &Path, name: &str) -> Result<(Self, Replay), OpenError> {
-        let (file, replay) = JournalFile::open(Arc::new(disk), dir, name, rand::random(), now_ns())?;
+        let (file, replay) = JournalFile::open(&Arc::new(disk), dir, name, rand::random(), now_ns())?;
         let (commands, queue) = mpsc::channel();
         let bytes = Arc::new(AtomicU64::new(file.bytes()));
         let shown = Arc::clone(&bytes);

@@ -13,9 +13,9 @@ use weir_model::{Incarnation, Seq, SeqRanges};
 use crate::catalog::{Catalog, Depth};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{RECORD_BYTES_MAX, Record};
-use crate::open::{BeginError, OpenError, Recovery, begin_segment, open};
+use crate::open::{OpenError, Recovery, begin_segment, open};
 use crate::reader::{Fetched, ReadError, Reader, fetch};
-use crate::tail::Tail;
+use crate::tail::{Tail, WriteFailure};
 
 /// The file whose room is given up when a full disk will not even let a segment be removed (copy-on-write file
 /// systems need room for that).
@@ -72,9 +72,9 @@ pub enum AppendError {
     /// The disk is full. The log goes on as soon as there is room.
     #[error("the disk is full")]
     DiskFull,
-    /// A sync failed: whether the last records are on disk is unknown, and no append succeeds before the log
-    /// is opened again.
-    #[error("a sync has failed; the log must be opened again")]
+    /// A sync failed, or a failed write could not be undone: whether the last records are on disk is unknown,
+    /// and no append succeeds before the log is opened again.
+    #[error("what is on disk is unknown since a failure; the log must be opened again")]
     Poisoned,
     /// The record is longer than any may be, or than the quota.
     #[error("a record of {bytes} bytes is longer than {limit}")]
@@ -122,7 +122,7 @@ impl<D: Disk> Log<D> {
     /// # Errors
     /// [`OpenError`]; the files are as they were, or better.
     pub fn open(
-        disk: Arc<D>,
+        disk: &Arc<D>,
         dir: &Path,
         options: Options,
         new_incarnation: Incarnation,
@@ -160,7 +160,9 @@ impl<D: Disk> Log<D> {
         }
         self.ensure_tail(now_ns)?;
         let Some(tail) = &mut self.tail else { return Err(AppendError::Closed) };
-        tail.append(records, self.durable, now_ns).map_err(refusal)?;
+        if let Err(failure) = tail.append(records, self.durable, now_ns) {
+            return Err(self.refusal(failure));
+        }
         self.next = tail.next;
         let (end, oldest_ns) = (tail.end, tail.oldest_ns);
         self.catalog.change(tail.first, |segment| {
@@ -297,11 +299,11 @@ impl<D: Disk> Log<D> {
     /// Finishes the last segment: sealed and durable before the next one can exist.
     fn roll(&mut self, now_ns: u64) -> Result<(), AppendError> {
         let Some(tail) = &mut self.tail else { return Ok(()) };
-        let bytes = tail.seal(now_ns).map_err(refusal)?;
-        if tail.sync().is_err() {
-            self.poisoned = true;
-            return Err(AppendError::Poisoned);
-        }
+        let sealed = tail.seal(now_ns).and_then(|bytes| {
+            tail.sync().map_err(WriteFailure::Unknown)?;
+            Ok(bytes)
+        });
+        let bytes = sealed.map_err(|failure| self.refusal(failure))?;
         self.publish();
         if let Some(tail) = self.tail.take() {
             self.catalog.change(tail.first, |segment| {
@@ -314,14 +316,8 @@ impl<D: Disk> Log<D> {
 
     fn ensure_tail(&mut self, now_ns: u64) -> Result<(), AppendError> {
         if self.tail.is_none() {
-            match begin_segment(&self.catalog, self.next, now_ns) {
-                Ok(tail) => self.tail = Some(tail),
-                Err(BeginError::Write(error)) => return Err(refusal(error)),
-                Err(BeginError::Sync(_)) => {
-                    self.poisoned = true;
-                    return Err(AppendError::Poisoned);
-                }
-            }
+            let begun = begin_segment(&self.catalog, self.next, now_ns);
+            self.tail = Some(begun.map_err(|failure| self.refusal(failure))?);
         }
         Ok(())
     }
@@ -340,7 +336,7 @@ impl<D: Disk> Log<D> {
         let Some(segment) = self.catalog.take(first) else { return Ok(()) };
         let path = self.catalog.path(first);
         let removed = match self.catalog.disk.remove(&path) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull && self.reserve.take().is_some() => {
+            Err(error) if is_full(&error) && self.reserve.take().is_some() => {
                 let reserve = self.catalog.disk.create(&self.catalog.dir.join(RESERVE));
                 reserve.and_then(|_| self.catalog.disk.remove(&path))
             }
@@ -362,12 +358,21 @@ impl<D: Disk> Log<D> {
             self.reserve = file.and_then(|f| f.allocate(self.options.reserve_bytes).map(|()| f)).ok();
         }
     }
+
+    /// What a failed write means to the caller, and to the log.
+    fn refusal(&mut self, failure: WriteFailure) -> AppendError {
+        match failure {
+            WriteFailure::Undone(error) if is_full(&error) => AppendError::DiskFull,
+            WriteFailure::Undone(error) => AppendError::Io(Arc::new(error)),
+            WriteFailure::Unknown(_) => {
+                self.poisoned = true;
+                AppendError::Poisoned
+            }
+        }
+    }
 }
 
-/// What a failed write means to the caller.
-fn refusal(error: io::Error) -> AppendError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::DiskFull,
-        _ => AppendError::Io(Arc::new(error)),
-    }
+/// Whether more room would help.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

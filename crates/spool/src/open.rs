@@ -13,7 +13,7 @@ use weir_model::{Incarnation, Seq, SeqRanges};
 use crate::catalog::{Catalog, Segment, read_seal, segment_first, segment_name};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderFound};
-use crate::tail::{Loss, Recovered, Tail};
+use crate::tail::{Loss, Recovered, Tail, WriteFailure};
 
 /// The file that says which log this is.
 const META: &str = "log.meta";
@@ -84,7 +84,7 @@ pub(crate) struct Opened<D: Disk> {
 
 /// Opens the log in `dir`, or makes one whose identity is `fresh`.
 pub(crate) fn open<D: Disk>(
-    disk: Arc<D>,
+    disk: &Arc<D>,
     dir: &Path,
     next_at_least: Seq,
     fresh: Incarnation,
@@ -96,26 +96,28 @@ pub(crate) fn open<D: Disk>(
     let mut segments = Vec::new();
     for name in disk.names(dir).map_err(at(dir))? {
         if let Some(first) = segment_first(&name) {
-            segments
-                .push(Candidate { first, header: read_header(&*disk, &dir.join(&name), FileKind::Segment)? });
+            segments.push(Candidate {
+                first,
+                header: read_header(&**disk, &dir.join(&name), FileKind::Segment)?,
+            });
         }
     }
     segments.sort_by_key(|candidate| candidate.first);
 
-    let meta = read_header(&*disk, &dir.join(META), FileKind::Meta)?;
+    let meta = read_header(&**disk, &dir.join(META), FileKind::Meta)?;
     // The segments repeat the identity, so that neither alone is needed. Without segments the log has been
     // emptied by another hand; its numbers begin anew, so its identity must too.
     let by_header = || segments.iter().find_map(|s| s.header).map(|header| header.incarnation);
     let known = meta.map(|header| header.incarnation).or_else(by_header).filter(|_| !segments.is_empty());
     let incarnation = known.unwrap_or(fresh);
 
-    let mut aside = Aside { disk: &*disk, dir, names: Vec::new() };
+    let mut aside = Aside { disk: &**disk, dir, names: Vec::new() };
     let mut ours = Vec::new();
     for candidate in segments {
         let foreign = candidate
             .header
             .is_some_and(|header| (header.incarnation, header.first) != (incarnation, candidate.first));
-        if known.is_none() && is_half_made(&*disk, &dir.join(segment_name(candidate.first)))? {
+        if known.is_none() && is_half_made(&**disk, &dir.join(segment_name(candidate.first)))? {
             // The log's very first segment; nobody was ever told of it.
             disk.remove(&dir.join(segment_name(candidate.first))).map_err(at(dir))?;
         } else if foreign || known.is_none() {
@@ -125,7 +127,7 @@ pub(crate) fn open<D: Disk>(
         }
     }
 
-    let (last, next) = open_last(&*disk, dir, &mut ours, incarnation, &mut aside)?;
+    let Last { tail, next } = open_last(&**disk, dir, &mut ours, incarnation, &mut aside)?;
     let mut recovery = Recovery {
         incarnation,
         first: Seq(0),
@@ -134,14 +136,13 @@ pub(crate) fn open<D: Disk>(
         torn_bytes: 0,
         set_aside: aside.names,
     };
-    let catalog = Catalog::new(Arc::clone(&disk), dir.to_owned(), incarnation, next);
-    let mut tail = match last {
+    let catalog = Catalog::new(Arc::clone(disk), dir.to_owned(), incarnation, next);
+    let mut tail = match tail {
         Some((tail, loss)) => {
             (recovery.damaged, recovery.torn_bytes) = (loss.damaged, loss.torn_bytes);
             tail
         }
-        None => begin_segment(&catalog, next, now_ns)
-            .map_err(|(BeginError::Write(error) | BeginError::Sync(error))| at(dir)(error))?,
+        None => begin_segment(&catalog, next, now_ns).map_err(|failure| at(dir)(failure.into_inner()))?,
     };
     if known.is_some() && next_at_least.0 > next {
         recovery.damaged.insert_range(next..next_at_least.0);
@@ -156,18 +157,10 @@ pub(crate) fn open<D: Disk>(
         catalog.put(candidate.first, sealed(&catalog, candidate, end).map_err(at(path))?);
     }
     if meta.is_none_or(|header| header.incarnation != incarnation) {
-        write_meta(&*disk, dir, incarnation, now_ns).map_err(at(dir.join(META)))?;
+        write_meta(&**disk, dir, incarnation, now_ns).map_err(at(dir.join(META)))?;
     }
     recovery.first = catalog.depth().first;
     Ok(Opened { catalog: Arc::new(catalog), tail, recovery })
-}
-
-/// Why a segment could not be begun.
-pub(crate) enum BeginError {
-    /// It could not be made or written; it is not there.
-    Write(io::Error),
-    /// It may or may not be durable.
-    Sync(io::Error),
 }
 
 /// Makes the segment that begins with `first`, durably, its name included.
@@ -175,16 +168,16 @@ pub(crate) fn begin_segment<D: Disk>(
     catalog: &Catalog<D>,
     first: u64,
     now_ns: u64,
-) -> Result<Tail<D::File>, BeginError> {
+) -> Result<Tail<D::File>, WriteFailure> {
     let header = FileHeader { incarnation: catalog.incarnation, first, time_ns: now_ns };
     let path = catalog.path(first);
     let tail = catalog.disk.create(&path).and_then(|file| Tail::begin(file, FileKind::Segment, header));
     let tail = tail.map_err(|error| {
         // Half a header harms nobody, but it takes a place on a full disk.
         let _ = catalog.disk.remove(&path);
-        BeginError::Write(error)
+        WriteFailure::Undone(error)
     })?;
-    tail.sync().and_then(|()| catalog.disk.sync_dir(&catalog.dir)).map_err(BeginError::Sync)?;
+    tail.sync().and_then(|()| catalog.disk.sync_dir(&catalog.dir)).map_err(WriteFailure::Unknown)?;
     catalog.put(first, growing(&tail));
     Ok(tail)
 }
@@ -233,15 +226,21 @@ impl<D: Disk> Aside<'_, D> {
     }
 }
 
+/// Where the log ends.
+struct Last<F> {
+    /// The last segment that holds anything, with what it lost.
+    tail: Option<(Tail<F>, Loss)>,
+    next: u64,
+}
+
 /// Finds the end of the log: the last segment that holds anything leaves `ours` and becomes the tail.
-/// Returns the number of the next record as well.
 fn open_last<D: Disk>(
     disk: &D,
     dir: &Path,
     ours: &mut Vec<Candidate>,
     incarnation: Incarnation,
     aside: &mut Aside<'_, D>,
-) -> Result<(Option<(Tail<D::File>, Loss)>, u64), OpenError> {
+) -> Result<Last<D::File>, OpenError> {
     // Numbers below this were used, in a segment that is lost.
     let mut floor = 0;
     while let Some(candidate) = ours.last() {
@@ -254,7 +253,7 @@ fn open_last<D: Disk>(
             Recovered::Tail(tail, loss) => {
                 ours.pop();
                 let next = tail.next.max(floor);
-                return Ok((Some((tail, loss)), next));
+                return Ok(Last { tail: Some((tail, loss)), next });
             }
             Recovered::HalfMade => disk.remove(&path).map_err(at(&path))?,
             Recovered::Rotten => aside.put(first)?,
@@ -262,7 +261,7 @@ fn open_last<D: Disk>(
         floor = floor.max(first);
         ours.pop();
     }
-    Ok((None, floor))
+    Ok(Last { tail: None, next: floor })
 }
 
 /// A finished segment, by its seal; where that is damaged, by its length and its successor's name.

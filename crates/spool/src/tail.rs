@@ -31,8 +31,6 @@ pub(crate) struct Tail<F> {
     /// When the first record was appended.
     pub(crate) oldest_ns: Option<u64>,
     pub(crate) index: Arc<Mutex<SparseIndex>>,
-    /// A failed write may have left bytes behind `end`.
-    litter: bool,
 }
 
 /// What recovering a file found besides its sound records.
@@ -42,6 +40,23 @@ pub(crate) struct Loss {
     pub(crate) damaged: SeqRanges,
     /// Bytes cut off behind the last sound record; none of them was known to be durable.
     pub(crate) torn_bytes: u64,
+}
+
+/// Why a write did not become part of a file.
+#[derive(Debug)]
+pub(crate) enum WriteFailure {
+    /// It failed, and nothing of it is there, not even after a crash.
+    Undone(io::Error),
+    /// What of it is there, or will be after a crash, is not known.
+    Unknown(io::Error),
+}
+
+impl WriteFailure {
+    pub(crate) fn into_inner(self) -> io::Error {
+        match self {
+            Self::Undone(error) | Self::Unknown(error) => error,
+        }
+    }
 }
 
 /// What a file turned out to be.
@@ -70,7 +85,6 @@ impl<F: DiskFile> Tail<F> {
             end: FILE_HEADER_BYTES as u64,
             oldest_ns: None,
             index: Arc::default(),
-            litter: false,
         }
     }
 
@@ -138,14 +152,18 @@ impl<F: DiskFile> Tail<F> {
     }
 
     /// Appends all records or none; nothing is durable before [`Self::sync`].
-    pub(crate) fn append(&mut self, records: &[Record], synced: u64, now_ns: u64) -> io::Result<()> {
-        self.sweep()?;
+    pub(crate) fn append(
+        &mut self,
+        records: &[Record],
+        synced: u64,
+        now_ns: u64,
+    ) -> Result<(), WriteFailure> {
         let mut heads = BytesMut::with_capacity(records.len() * crate::frame::HEAD_BYTES);
         for (record, seq) in records.iter().zip(self.next..) {
             let head = Head {
                 kind: Kind::Record,
-                header_bytes: u32::try_from(record.header.len()).map_err(io::Error::other)?,
-                payload_bytes: u32::try_from(record.payload.len()).map_err(io::Error::other)?,
+                header_bytes: length(&record.header)?,
+                payload_bytes: length(&record.payload)?,
                 body_crc: record.crc,
                 seq,
                 time_ns: now_ns,
@@ -181,8 +199,7 @@ impl<F: DiskFile> Tail<F> {
     }
 
     /// Writes the seal, without a sync. Returns the bytes of the file with it.
-    pub(crate) fn seal(&mut self, now_ns: u64) -> io::Result<u64> {
-        self.sweep()?;
+    pub(crate) fn seal(&mut self, now_ns: u64) -> Result<u64, WriteFailure> {
         let seal = Seal {
             end: self.next,
             oldest_ns: self.oldest_ns.unwrap_or(now_ns),
@@ -196,20 +213,20 @@ impl<F: DiskFile> Tail<F> {
         written.map(|()| self.end + bytes.len() as u64)
     }
 
-    fn write(&mut self, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.file.write_at(parts, self.end).inspect_err(|_| {
-            // The part that was written must not come back as a record that nobody was told about.
-            self.litter = self.file.truncate(self.end).is_err();
+    fn write(&self, parts: &mut [IoSlice<'_>]) -> Result<(), WriteFailure> {
+        self.file.write_at(parts, self.end).map_err(|error| {
+            // What was written must not come back after a crash as a record that was refused, so its end is
+            // made durable before anybody is told.
+            match self.file.truncate(self.end).and_then(|()| self.file.sync()) {
+                Ok(()) => WriteFailure::Undone(error),
+                Err(_) => WriteFailure::Unknown(error),
+            }
         })
     }
+}
 
-    fn sweep(&mut self) -> io::Result<()> {
-        if self.litter {
-            self.file.truncate(self.end)?;
-            self.litter = false;
-        }
-        Ok(())
-    }
+fn length(piece: &[u8]) -> Result<u32, WriteFailure> {
+    u32::try_from(piece.len()).map_err(|error| WriteFailure::Undone(io::Error::other(error)))
 }
 
 /// Decides, frame by frame, what of an unsealed file counts.

@@ -62,7 +62,7 @@ fn judge(crashed: &FaultyDisk, promised: &Moment) -> Result<(), String> {
     crashed.heal();
     crashed.set_capacity(None);
     let options = Options { segment_bytes: 700, ..small() };
-    let opened = Log::open(Arc::new(crashed.clone()), Path::new(DIR), options, Incarnation(8), 0);
+    let opened = Log::open(&Arc::new(crashed.clone()), Path::new(DIR), options, Incarnation(8), 0);
     let (mut log, recovery) = opened.map_err(|error| format!("{error}: {error:?}"))?;
     if promised.durable > 0 && recovery.incarnation != Incarnation(7) {
         return Err("another identity".into());
@@ -135,10 +135,9 @@ fn every_crash_keeps_what_was_answered_for() {
         let none = Moment { at: 0, durable: 0, trimmed: SeqRanges::new() };
         let mut promised = moments.iter().rev().find(|moment| moment.at <= at).unwrap_or(&none);
         // A trim that is under way may have removed files already.
-        if let Some(next) = moments.iter().find(|moment| moment.at > at).filter(|m| !m.trimmed.is_empty()) {
-            if next.trimmed != promised.trimmed && next.durable == promised.durable {
-                promised = next;
-            }
+        let trimming = |next: &&Moment| next.trimmed != promised.trimmed && next.durable == promised.durable;
+        if let Some(next) = moments.iter().find(|moment| moment.at > at).filter(trimming) {
+            promised = next;
         }
         judge(crashed, promised)
     })
@@ -166,7 +165,7 @@ fn every_crash_of_a_journal_keeps_what_was_answered_for() {
     // What must be there from which state on: first and one above the last.
     let mut promised = vec![(0, 0..0)];
     let mut held = 0..0;
-    let (mut journal, _) = JournalFile::open(Arc::new(disk.clone()), Path::new(DIR), "edge", 5, 0).unwrap();
+    let (mut journal, _) = JournalFile::open(&Arc::new(disk.clone()), Path::new(DIR), "edge", 5, 0).unwrap();
     for step in 0..16u64 {
         if step % 5 == 4 {
             let snapshot: Vec<_> = (held.end - 2..held.end).map(bytes).collect();
@@ -178,7 +177,7 @@ fn every_crash_of_a_journal_keeps_what_was_answered_for() {
         }
         if step == 10 {
             drop(journal);
-            let opened = JournalFile::open(Arc::new(disk.clone()), Path::new(DIR), "edge", 6, 0).unwrap();
+            let opened = JournalFile::open(&Arc::new(disk.clone()), Path::new(DIR), "edge", 6, 0).unwrap();
             assert_eq!(opened.1.records, held.clone().map(bytes).collect::<Vec<_>>());
             journal = opened.0;
         }
@@ -186,7 +185,7 @@ fn every_crash_of_a_journal_keeps_what_was_answered_for() {
     }
     try_all(&disk, |at, crashed| {
         let due = &promised.iter().rev().find(|(from, _)| *from <= at).unwrap().1;
-        let opened = JournalFile::open(Arc::new(crashed.clone()), Path::new(DIR), "edge", 6, 0);
+        let opened = JournalFile::open(&Arc::new(crashed.clone()), Path::new(DIR), "edge", 6, 0);
         let (_, replay) = opened.map_err(|error| format!("{error:?}"))?;
         let found: Vec<_> = replay.records.iter().map(|r| String::from_utf8_lossy(r).into_owned()).collect();
         // A rewrite that is under way drops old ones; an append under way may add new ones.

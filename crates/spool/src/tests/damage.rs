@@ -32,19 +32,19 @@ fn check_flip(byte_in_frame: u64, lost: std::ops::Range<u64>) {
         disk.flip_bit(&segment, (place(3, frame) + byte_in_frame) * 8 + 1);
         if reopen {
             let (reopened, recovery) = open(&disk, small());
-            assert_eq!(recovery.damaged, ranges([lost.clone()]));
+            assert_eq!(recovery.damaged, range(lost.clone()));
             assert_eq!((recovery.next, recovery.torn_bytes), (Seq(9), 0));
             log = reopened;
         }
         let (found, damaged) = contents(&log);
-        assert_eq!(damaged, ranges([lost.clone()]));
+        assert_eq!(damaged, range(lost.clone()));
         assert_eq!(found.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 4, 5, 6, 7, 8]);
         // It can still be appended to, and the damage stays the same.
         fill(&mut log, 9..12, 100);
-        assert_eq!(contents(&log).1, ranges([lost.clone()]));
-        let fetched = log.fetch(&ranges([2..5])).unwrap();
+        assert_eq!(contents(&log).1, range(lost.clone()));
+        let fetched = log.fetch(&range(2..5)).unwrap();
         assert_eq!(fetched.records.iter().map(|r| r.seq.0).collect::<Vec<_>>(), [2, 4]);
-        assert_eq!(fetched.missing, ranges([lost.clone()]));
+        assert_eq!(fetched.missing, range(lost.clone()));
     }
 }
 
@@ -58,7 +58,7 @@ fn an_unreadable_sector_costs_its_records() {
     disk.make_unreadable(&segment, 8192..8192 + 4096);
     let frame = numbered(30, 1000).frame_bytes();
     // A page of 4096 bytes is given up, and whatever record touches it.
-    let lost = ranges([(8192 - 44) / frame..(8192 + 4096 - 44) / frame + 1]);
+    let lost = range((8192 - 44) / frame..(8192 + 4096 - 44) / frame + 1);
     assert_eq!(contents(&log).1, lost);
     let (log, recovery) = open(&disk, options);
     assert_eq!(recovery.damaged, lost);
@@ -93,7 +93,7 @@ fn a_removed_segment_is_reported_and_passed() {
     let second = log.catalog().all_but_last()[1].clone();
     disk.remove(&log.catalog().path(second.first)).unwrap();
     let (found, damaged) = contents(&log);
-    assert_eq!(damaged, ranges([second.first..second.segment.end]));
+    assert_eq!(damaged, range(second.first..second.segment.end));
     assert_eq!(found.len() as u64, 60 - damaged.len());
 }
 
@@ -123,7 +123,7 @@ fn an_emptied_directory_is_a_new_log() {
     fill(&mut log, 0..3, 10);
     disk.remove(&Path::new(DIR).join("00000000000000000000.seg")).unwrap();
     let fresh = Incarnation(8);
-    let opened = Log::open(Arc::new(disk.clone()), Path::new(DIR), small(), fresh, 0).unwrap();
+    let opened = Log::open(&Arc::new(disk.clone()), Path::new(DIR), small(), fresh, 0).unwrap();
     assert_eq!((opened.1.incarnation, opened.1.next), (fresh, Seq(0)));
     drop(opened);
     assert_eq!(open(&disk, small()).1.incarnation, fresh);
@@ -136,7 +136,7 @@ fn identity_survives_the_loss_of_either_copy() {
     fill(&mut log, 0..3, 10);
     for name in ["log.meta", "00000000000000000000.seg"] {
         disk.flip_bit(&Path::new(DIR).join(name), 90);
-        let opened = Log::open(Arc::new(disk.clone()), Path::new(DIR), small(), Incarnation(8), 0).unwrap();
+        let opened = Log::open(&Arc::new(disk.clone()), Path::new(DIR), small(), Incarnation(8), 0).unwrap();
         assert_eq!((opened.1.incarnation, opened.1.next), (Incarnation(7), Seq(3)), "{name}");
         assert_eq!(contents(&opened.0).0.len(), 3);
     }
@@ -153,11 +153,11 @@ fn numbers_that_were_told_are_not_used_again() {
     let told = Options { next_at_least: Seq(3), ..small() };
     let (mut log, recovery) = open(&disk, told.clone());
     assert_eq!((recovery.next, recovery.torn_bytes), (Seq(3), frame));
-    assert_eq!(recovery.damaged, ranges([2..3]));
+    assert_eq!(recovery.damaged, range(2..3));
     fill(&mut log, 3..6, 100);
     let (found, damaged) = contents(&log);
-    assert_eq!((found.len(), damaged), (5, ranges([2..3])));
+    assert_eq!((found.len(), damaged), (5, range(2..3)));
     let (log, recovery) = open(&disk, told);
-    assert_eq!((recovery.next, recovery.damaged), (Seq(6), ranges([2..3])));
+    assert_eq!((recovery.next, recovery.damaged), (Seq(6), range(2..3)));
     assert_eq!(contents(&log).0.len(), 5);
 }

@@ -17,13 +17,13 @@ fn write() -> FaultyDisk {
     let options = Options { segment_bytes: 300, ..small() };
     let incarnation = Incarnation(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
     let (mut log, _) =
-        Log::open(Arc::new(disk.clone()), Path::new(DIR), options, incarnation, 1_000_000_007).unwrap();
+        Log::open(&Arc::new(disk.clone()), Path::new(DIR), options, incarnation, 1_000_000_007).unwrap();
     for n in 0..6 {
         log.append(&[numbered(2 * n, 30), numbered(2 * n + 1, 0)], 1_000_000_100 + n).unwrap();
         log.sync().unwrap();
     }
     let (mut journal, _) =
-        JournalFile::open(Arc::new(disk.clone()), Path::new(DIR), "edge", 42, 1_000_000_007).unwrap();
+        JournalFile::open(&Arc::new(disk.clone()), Path::new(DIR), "edge", 42, 1_000_000_007).unwrap();
     journal.append(&[Bytes::from_static(b"one"), Bytes::from_static(b"two")], 1_000_000_200).unwrap();
     disk
 }
@@ -68,7 +68,7 @@ fn v1_opens() {
     let report = inspect::verify(dir.path()).unwrap();
     assert_eq!((report.records, report.is_sound()), (12, true));
 
-    let opened = Log::open(Arc::new(OsDisk), dir.path(), small(), Incarnation(1), 0).unwrap();
+    let opened = Log::open(&Arc::new(OsDisk), dir.path(), small(), Incarnation(1), 0).unwrap();
     assert_eq!(opened.1.incarnation.to_string(), "0123456789abcdef0123456789abcdef");
     assert_eq!((opened.1.first, opened.1.next, opened.1.torn_bytes), (Seq(0), Seq(12), 0));
     let (found, damaged) = contents(&opened.0);
@@ -77,7 +77,7 @@ fn v1_opens() {
         let expected = numbered(n, if n % 2 == 0 { 30 } else { 0 });
         assert_eq!(found[&n], (expected.header, expected.payload));
     }
-    let (_, replay) = JournalFile::open(Arc::new(OsDisk), dir.path(), "edge", 1, 0).unwrap();
+    let (_, replay) = JournalFile::open(&Arc::new(OsDisk), dir.path(), "edge", 1, 0).unwrap();
     assert_eq!(replay.records, [&b"one"[..], b"two"]);
 }
 
@@ -92,7 +92,7 @@ fn a_later_version_is_refused_and_left_alone() {
     let file = disk.open(&meta).unwrap();
     crate::DiskFile::write_at(&file, &mut [std::io::IoSlice::new(&header)], 0).unwrap();
     let before = disk.files();
-    let refused = Log::open(Arc::new(disk.clone()), Path::new(DIR), small(), Incarnation(1), 0).unwrap_err();
+    let refused = Log::open(&Arc::new(disk.clone()), Path::new(DIR), small(), Incarnation(1), 0).unwrap_err();
     assert!(matches!(refused, crate::OpenError::Version { found: 2, .. }));
     assert_eq!(disk.files(), before);
 }
@@ -110,6 +110,6 @@ fn inspect_tells_damage_from_an_unfinished_end() {
     }
     let report = inspect::verify(dir.path()).unwrap();
     assert_eq!((report.records, report.damage.len()), (10, 1));
-    assert_eq!(report.missing, ranges([0..1]));
+    assert_eq!(report.missing, range(0..1));
     assert!(report.unfinished_bytes > 0 && !report.is_sound());
 }

@@ -53,7 +53,7 @@ async fn nothing_is_answered_or_read_before_the_sync() {
     assert_eq!(drain(&mut reader, 1000).0.len(), 1);
     assert!(!append.is_finished());
     assert_eq!(*log.durable().borrow(), Seq(1));
-    assert_eq!(log.fetch(&ranges([0..2])).unwrap().missing, ranges([1..2]));
+    assert_eq!(log.fetch(&range(0..2)).unwrap().missing, range(1..2));
     disk.release_syncs();
     assert_eq!(append.await.unwrap().unwrap(), Seq(1));
     assert_eq!(drain(&mut reader, 1000).0.into_keys().collect::<Vec<_>>(), [1]);
@@ -80,10 +80,10 @@ async fn a_full_log_refuses_in_order_and_takes_again_after_a_trim() {
     let taken = answers.iter().take_while(|answer| answer.is_ok()).count();
     assert!((20..40).contains(&taken), "{taken}");
     assert!(answers[taken..].iter().all(|answer| matches!(answer, Err(AppendError::Full { .. }))));
-    log.trim(ranges([0..taken as u64]));
+    log.trim(range(0..taken as u64));
     assert_eq!(log.append(Bytes::new(), payload(0)).await.unwrap(), Seq(taken as u64));
     let dropped = log.drop_oldest(u64::MAX).await;
-    assert_eq!((dropped, log.depth().records), (ranges([taken as u64..taken as u64 + 1]), 0));
+    assert_eq!((dropped, log.depth().records), (range(taken as u64..taken as u64 + 1), 0));
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn readers_follow_writers_through_rolls_and_trims() {
                     assert!(last[writer as usize].replace(stored.header[1]) < Some(stored.header[1]));
                     count += 1;
                 }
-                log.trim(ranges([0..count]));
+                log.trim(range(0..count));
                 if *durable.borrow() == Seq(count) {
                     std::thread::yield_now();
                 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::{Journal, JournalError, JournalFile, Replay};
 
 fn open_file(disk: &FaultyDisk) -> (JournalFile<FaultyDisk>, Replay) {
-    JournalFile::open(Arc::new(disk.clone()), Path::new(DIR), "edge", 5, 0).unwrap()
+    JournalFile::open(&Arc::new(disk.clone()), Path::new(DIR), "edge", 5, 0).unwrap()
 }
 
 fn texts<const N: usize>(all: [&'static str; N]) -> Vec<Bytes> {

@@ -36,7 +36,7 @@ fn numbered(n: u64, payload_bytes: usize) -> Record {
 }
 
 fn open(disk: &FaultyDisk, options: Options) -> (Log<FaultyDisk>, Recovery) {
-    Log::open(Arc::new(disk.clone()), Path::new(DIR), options, Incarnation(7), 1_000).unwrap()
+    Log::open(&Arc::new(disk.clone()), Path::new(DIR), options, Incarnation(7), 1_000).unwrap()
 }
 
 fn fill(log: &mut Log<FaultyDisk>, numbers: std::ops::Range<u64>, payload_bytes: usize) {
@@ -70,8 +70,8 @@ fn contents<D: Disk>(log: &Log<D>) -> (Contents, SeqRanges) {
     drain(&mut log.reader(Seq(0)), 1000)
 }
 
-fn ranges(all: impl IntoIterator<Item = std::ops::Range<u64>>) -> SeqRanges {
+fn range(members: std::ops::Range<u64>) -> SeqRanges {
     let mut set = SeqRanges::new();
-    all.into_iter().for_each(|range| set.insert_range(range));
+    set.insert_range(members);
     set
 }

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use super::*;
 use crate::AppendError;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Op {
     Append { records: u64, bytes: usize },
     Sync,
@@ -194,8 +194,6 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
     #[test]
     fn a_log_is_a_map_that_survives(ops in ops()) {
         let mut world = World::new();

@@ -21,7 +21,7 @@ fn the_quota_refuses_and_a_trim_makes_room() {
     };
     assert!(matches!(refused, AppendError::Full { bytes, quota: 16_000 } if bytes > 15_500), "{refused}");
     assert!(log.depth().bytes <= 16_000);
-    log.trim(&ranges([0..n / 2]), 0).unwrap();
+    log.trim(&range(0..n / 2), 0).unwrap();
     fill(&mut log, n..n + 5, 200);
     let (found, _) = contents(&log);
     assert!((n / 2..n + 5).all(|seq| found.contains_key(&seq)));
@@ -33,7 +33,7 @@ fn a_log_that_is_done_gives_its_last_segment_back_too() {
     let disk = FaultyDisk::new();
     let (mut log, _) = open(&disk, small());
     fill(&mut log, 0..20, 100);
-    log.trim(&ranges([0..20]), 0).unwrap();
+    log.trim(&range(0..20), 0).unwrap();
     let depth = log.depth();
     assert_eq!((depth.records, depth.first, depth.next, depth.oldest_ns), (0, Seq(20), Seq(20), None));
     // The number lives on in the new segment's name.
@@ -47,7 +47,7 @@ fn segments_inside_the_committed_set_go_and_others_stay() {
     fill(&mut log, 0..60, 100);
     let segments = log.catalog().all_but_last();
     let middle = &segments[1];
-    log.trim(&ranges([1..middle.segment.end]), 0).unwrap();
+    log.trim(&range(1..middle.segment.end), 0).unwrap();
     let (found, damaged) = contents(&log);
     assert!(damaged.is_empty());
     assert!(!found.contains_key(&middle.first) && found.contains_key(&0));
@@ -66,7 +66,7 @@ fn the_oldest_go_first_when_dropped() {
     let dropped = log.drop_oldest(3000, 0);
     assert!(before - log.depth().bytes >= 3000);
     assert_eq!(dropped.first_gap(Seq(0)), log.depth().first);
-    assert_eq!(dropped, ranges([0..log.depth().first.0]));
+    assert_eq!(dropped, range(0..log.depth().first.0));
     // Everything can go, the last segment included, and the numbers run on.
     assert_eq!(log.drop_oldest(u64::MAX, 0).first_gap(log.depth().first), Seq(60));
     assert_eq!(log.depth().records, 0);
@@ -85,7 +85,7 @@ fn a_full_disk_refuses_undoes_and_recovers() {
         assert!(matches!(log.append(&[numbered(20, 100)], 0), Err(AppendError::DiskFull)));
     }
     assert_eq!(disk.files(), before, "nothing of the refused record stays");
-    log.trim(&ranges([0..14]), 0).unwrap();
+    log.trim(&range(0..14), 0).unwrap();
     fill(&mut log, 20..25, 100);
     let (log, recovery) = open(&disk, small());
     assert_eq!((recovery.next, recovery.torn_bytes), (Seq(25), 0));
@@ -103,6 +103,25 @@ fn a_failed_write_is_undone() {
     let (found, damaged) = contents(&log);
     assert_eq!((found.len(), damaged.is_empty()), (5, true));
     assert!(!found.values().any(|(header, _)| header == "h9"));
+}
+
+#[test]
+fn a_refused_record_does_not_come_back() {
+    let disk = FaultyDisk::new();
+    let (mut log, _) = open(&disk, small());
+    fill(&mut log, 0..3, 100);
+    // Half of two records is one whole record.
+    disk.fail_write_in(0);
+    assert!(matches!(log.append(&[numbered(3, 100), numbered(4, 100)], 0), Err(AppendError::Io(_))));
+    for operations in 0..=disk.pending().len() {
+        let crashed = disk.after_crash(crate::sim::Keep::Prefix { operations, bytes: 0 });
+        assert_eq!(open(&crashed, small()).1.next, Seq(3));
+    }
+    // Where that cannot be promised, nothing more is.
+    disk.fail_write_in(0);
+    disk.fail_sync_in(0);
+    assert!(matches!(log.append(&[numbered(3, 100)], 0), Err(AppendError::Poisoned)));
+    assert!(matches!(log.append(&[numbered(3, 100)], 0), Err(AppendError::Poisoned)));
 }
 
 #[test]
@@ -149,7 +168,7 @@ fn ten_gibibytes_open_by_a_few_bytes_per_segment() {
     let disk = Counting::new(OsDisk);
     let open = |disk: &Counting<OsDisk>| {
         let options = Options { quota_bytes: 1 << 40, reserve_bytes: 0, ..Options::default() };
-        Log::open(Arc::new(disk.clone()), dir.path(), options, Incarnation(7), 0).unwrap()
+        Log::open(&Arc::new(disk.clone()), dir.path(), options, Incarnation(7), 0).unwrap()
     };
     // 160 sealed segments of 64 MiB each, all holes but for header, one record and seal.
     let segments = 160;
