@@ -1,0 +1,59 @@
+// Sends numbered records with Node's @fluent-org/logger. See ../README.md for the command line.
+"use strict";
+
+const { parseArgs } = require("node:util");
+const { FluentClient } = require("@fluent-org/logger");
+
+const MODES = {
+  message: "Message",
+  forward: "Forward",
+  packed: "PackedForward",
+  compressed: "CompressedPackedForward",
+};
+// Records that may be on their way at once; the library packs those of one tag together.
+const WINDOW = 1000;
+const ACK_TIMEOUT_MS = 60_000;
+
+async function main() {
+  const { values: args } = parseArgs({
+    options: {
+      port: { type: "string" },
+      "tag-prefix": { type: "string" },
+      tags: { type: "string", default: "1" },
+      count: { type: "string" },
+      stream: { type: "string" },
+      mode: { type: "string", default: "packed" },
+      ack: { type: "boolean", default: false },
+      "event-time": { type: "boolean", default: false },
+    },
+  });
+  const eventMode = MODES[args.mode];
+  if (!eventMode) throw new Error(`no such mode: ${args.mode}`);
+  const count = Number(args.count);
+  const tags = Number(args.tags);
+
+  const client = new FluentClient(args["tag-prefix"], {
+    eventMode,
+    socket: { host: "127.0.0.1", port: Number(args.port) },
+    milliseconds: args["event-time"],
+    ack: args.ack ? { ackTimeout: ACK_TIMEOUT_MS } : undefined,
+    disconnect: { waitForPending: true },
+  });
+  for (let first = 0; first < count; first += WINDOW) {
+    const window = [];
+    for (let seq = first; seq < Math.min(first + WINDOW, count); seq++) {
+      const message = `node event ${seq} of ${args.stream}`;
+      window.push(client.emit(String(seq % tags), { stream: args.stream, seq, message }));
+    }
+    await Promise.all(window);
+  }
+  await client.disconnect();
+  console.log(`sent ${count}`);
+  // All is acknowledged, or at least with the kernel; the library's socket would keep the program alive for ever.
+  process.exit(0);
+}
+
+main().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});
