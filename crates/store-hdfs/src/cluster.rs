@@ -46,11 +46,6 @@ impl CallError {
             _ => false,
         }
     }
-
-    /// Whether HDFS said that the name is taken.
-    pub(crate) fn exists(&self) -> bool {
-        matches!(self, Self::Hdfs(HdfsError::AlreadyExists(_)))
-    }
 }
 
 /// One HDFS cluster, with at most one client at a time.

@@ -128,12 +128,10 @@ impl HdfsStore {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        // The name belongs to this slice of this part alone: whatever bears it is this very content.
-        if error.exists() {
-            self.remove(&temporary).await;
-            return Ok(());
-        }
+        // The name belongs to this slice of this part alone: whatever bears it is this very content, put there by
+        // this call after all or by an earlier one.
         if self.is_there(&target).await? {
+            self.remove(&temporary).await;
             return Ok(());
         }
         Err(self.explain(format!("renaming {temporary} to {target}"), error).await)

@@ -12,7 +12,6 @@ use weir_model::{
 use weir_store::{Backend, Outcome, Part, PartBatch, Partition, Store, StoreError};
 
 use crate::cluster::{CallError, Cluster};
-use crate::life::HdfsStore;
 use crate::token::HdfsToken;
 use crate::{HdfsBackend, HdfsSettings};
 
@@ -287,5 +286,23 @@ async fn a_caller_that_gives_up_can_come_back() {
     }
     assert_eq!(store.commit(&part).await.unwrap().events, 20);
     assert_eq!(world.files().await, places(&*store, &part));
+    world.done().await;
+}
+
+/// `WEIR_TEST_HDFS=… cargo test --release -p weir-store-hdfs latency -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn latency() {
+    let world = World::new(&hdfs!());
+    let store = world.begin("sink-1", 1).await;
+    let mut took = Vec::new();
+    for number in 0..50 {
+        let part = world.part("sink-1", 1, number);
+        let begun = std::time::Instant::now();
+        store.commit(&part).await.unwrap();
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    eprintln!("a part of 4 small files: {:?} median, {:?} at 98 %", took[25], took[48]);
     world.done().await;
 }

@@ -326,38 +326,57 @@ pub(crate) fn resolve(
     id: &PartId,
     token: &KafkaToken,
 ) -> Result<Outcome, StoreError> {
-    let mut to = None;
+    if let Some(outcome) = look(settings, id, token, None)? {
+        return Ok(outcome);
+    }
+    let Some(transactional_id) = &token.transactional_id else {
+        // Stored at least once, by choice: there is nothing to fence with.
+        return Ok(Outcome::Void);
+    };
     let deadline = Instant::now() + settings.timeouts.connect;
-    loop {
-        let reading = Reading {
-            topic: &token.commit_topic,
-            sink: &id.sink,
-            incarnation: id.incarnation,
-            part: Some(id),
-            from: token.from,
-            to,
-        };
-        match reading.run(settings)? {
-            Findings { part: Some(_), .. } => return Ok(Outcome::Committed),
-            Findings { over: true, .. } => return Ok(Outcome::Void),
-            Findings { gone: true, .. } => {
-                let error = KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange);
-                let what =
-                    format!("reading topic {} from offset {}: deleted", token.commit_topic, token.from);
-                return Err(StoreError::transient(what, error));
-            }
-            Findings { .. } => {}
-        }
-        let Some(transactional_id) = &token.transactional_id else {
-            // Stored at least once, by choice: there is nothing to fence with.
-            return Ok(Outcome::Void);
-        };
+    let marked = loop {
         match fence(settings, id, token, transactional_id) {
-            Ok(offset) => to = Some(offset),
-            // Somebody else is fencing the same life, or it began anew: whose mark stands is seen in the topic.
-            Err(Failure::Fenced) if Instant::now() < deadline => {}
+            Ok(offset) => break Some(offset),
+            // Somebody else fences the same life, or the sink begins anew. Whose mark stands, the topic says.
+            Err(Failure::Fenced) if Instant::now() < deadline => {
+                if let Some(outcome) = look(settings, id, token, None)? {
+                    return Ok(outcome);
+                }
+            }
             Err(failure) => return Err(transient(failure)),
         }
+    };
+    look(settings, id, token, marked)?.ok_or_else(|| {
+        let error = KafkaError::MessageConsumption(RDKafkaErrorCode::NoOffset);
+        StoreError::transient(format!("finding our mark in topic {}", token.commit_topic), error)
+    })
+}
+
+/// What the commit topic says of the part, up to offset `to` or the end; none if neither its record nor the end
+/// of its life is there.
+fn look(
+    settings: &KafkaSettings,
+    id: &PartId,
+    token: &KafkaToken,
+    to: Option<i64>,
+) -> Result<Option<Outcome>, StoreError> {
+    let reading = Reading {
+        topic: &token.commit_topic,
+        sink: &id.sink,
+        incarnation: id.incarnation,
+        part: Some(id),
+        from: token.from,
+        to,
+    };
+    match reading.run(settings)? {
+        Findings { part: Some(_), .. } => Ok(Some(Outcome::Committed)),
+        Findings { over: true, .. } => Ok(Some(Outcome::Void)),
+        Findings { gone: true, .. } => {
+            let error = KafkaError::MessageConsumption(RDKafkaErrorCode::OffsetOutOfRange);
+            let what = format!("reading topic {} from offset {}: deleted", token.commit_topic, token.from);
+            Err(StoreError::transient(what, error))
+        }
+        Findings { .. } => Ok(None),
     }
 }
 

@@ -391,3 +391,81 @@ fn a_deleted_record_is_not_taken_for_void() {
     life.writer.lock().producer = None;
     assert!(matches!(life.commit(&part), Err(StoreError::Fenced)));
 }
+
+/// `WEIR_TEST_KAFKA=… cargo test --release -p weir-store-kafka throughput -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn throughput() {
+    let settings = settings(&kafka!());
+    ensure_topics(&settings);
+    const EVENTS: u64 = 200_000;
+    const TAGS: u64 = 10;
+    let life = begin(&settings, "sink-1", 1);
+    let text = |n: u64| format!("{n:08} {}", "GET /index.html HTTP/1.1 200 ".repeat(6));
+    let filled = |number: u64| {
+        let mut part = part(part_id("sink-1", 1, number), &[], 0);
+        for seq in 0..200 {
+            let payload = entries((0..EVENTS / 200).map(text));
+            part.batches.push(batch(&format!("tag.{}", seq % TAGS), seq, EVENTS / 200, payload));
+        }
+        part
+    };
+    life.commit(&filled(0)).unwrap();
+    let mut stored = Vec::new();
+    for number in 1..6 {
+        let part = filled(number);
+        let begun = Instant::now();
+        let committed = life.commit(&part).unwrap();
+        stored.push(begun.elapsed());
+        assert_eq!(committed.events, EVENTS);
+    }
+    // The same values to the same topics by the same client, without decoding and without a record of them.
+    let topics: Vec<String> = (0..TAGS).map(|tag| settings.topic_of(&format!("tag.{tag}"))).collect();
+    let value = format!(r#"{{"time":"2023-11-14T22:13:20Z","tag":"tag.1","record":{{"m":"{}"}}}}"#, text(1));
+    let guard = life.writer.lock();
+    let producer = guard.producer.as_ref().unwrap();
+    let mut alone = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_secs(60);
+        producer.begin().unwrap();
+        for n in 0..EVENTS {
+            let topic = &topics[(n / 1000 % TAGS) as usize];
+            let time_ms = 1_700_000_000_000;
+            let record = crate::producer::Record {
+                topic,
+                partition: None,
+                key: Some(b"tag.1"),
+                value: value.as_bytes(),
+                time_ms,
+                headers: None,
+            };
+            producer.send(&record, deadline).unwrap();
+        }
+        producer.delivered(deadline).unwrap();
+        producer.commit(Duration::from_secs(20)).unwrap();
+        alone.push(begun.elapsed());
+    }
+    drop(guard);
+    let mut latency: Vec<Duration> = (10..110)
+        .map(|number| {
+            let part = part(part_id("sink-1", 1, number), &["tag.1"], 10);
+            let begun = Instant::now();
+            life.commit(&part).unwrap();
+            begun.elapsed()
+        })
+        .collect();
+    stored.sort();
+    alone.sort();
+    latency.sort();
+    let rate = |took: Duration| EVENTS as f64 / took.as_secs_f64() / 1000.0;
+    eprintln!(
+        "{} B values: parts of {EVENTS} events {:.0} k/s, librdkafka alone {:.0} k/s; \
+         a part of 10 events: {:?} median, {:?} at 99 %",
+        value.len(),
+        rate(stored[2]),
+        rate(alone[2]),
+        latency[50],
+        latency[98]
+    );
+}
