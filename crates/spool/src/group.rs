@@ -174,8 +174,8 @@ fn commit<D: Disk>(
     durable: &watch::Sender<Seq>,
     lock: impl Send,
 ) {
-    let mut closing = None;
-    while let Some(first) = closing.is_none().then(|| queue.recv().ok()).flatten() {
+    let mut closing = Vec::new();
+    while let Some(first) = closing.is_empty().then(|| queue.recv().ok()).flatten() {
         let mut appends = Vec::new();
         let mut others = Vec::new();
         for command in std::iter::once(first).chain(queue.try_iter()) {
@@ -194,7 +194,7 @@ fn commit<D: Disk>(
                 Command::DropOldest { bytes, answer } => {
                     let _ = answer.send(log.drop_oldest(bytes, now_ns()));
                 }
-                Command::Close { answer } => closing = Some(answer),
+                Command::Close { answer } => closing.push(answer),
                 Command::Append { .. } => {}
             }
         }
@@ -202,7 +202,7 @@ fn commit<D: Disk>(
     // A failed sync was answered to those whom it concerns; there is nobody left to tell.
     let _ = log.close(now_ns());
     drop(lock);
-    if let Some(answer) = closing {
+    for answer in closing {
         let _ = answer.send(());
     }
 }

@@ -177,6 +177,7 @@ pub(crate) fn begin_segment<D: Disk>(
         let _ = catalog.disk.remove(&path);
         WriteFailure::Undone(error)
     })?;
+    // The header is durable before a frame can follow it, so that a long file without one is damage.
     tail.sync().and_then(|()| catalog.disk.sync_dir(&catalog.dir)).map_err(WriteFailure::Unknown)?;
     catalog.put(first, growing(&tail));
     Ok(tail)
