@@ -27,7 +27,7 @@ part() {
 }
 
 make_jars() { # POM
-  mvn -q -B -Dstyle.color=never -f "$1" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$PWD/lib"
+  mvn -q -B -f "$1" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$PWD/lib"
 }
 make_kafka() { make_jars "$tests/stores/kafka/pom.xml"; }
 make_hdfs() { make_jars "$tests/stores/hdfs/pom.xml"; }

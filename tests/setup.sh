@@ -26,8 +26,8 @@ want pkg-config unless "pkg-config --version"
 want libssl-dev unless "pkg-config --exists openssl"
 want curl ca-certificates unless "curl --version && test -e /etc/ssl/certs/ca-certificates.crt"
 if [ $build_only = no ]; then
-  # Debian's maven brings the newest JRE that it likes; a JDK of 17 or newer is what the stores run on.
-  want openjdk-17-jdk-headless unless "java -version"
+  # Kafka 4 runs on Java 17 or newer.
+  want openjdk-17-jdk-headless unless "java -version 2>&1 | grep -qE 'version \"(1[7-9]|[2-9][0-9])'"
   want maven unless "mvn --version"
   want nodejs npm unless "node --version && npm --version"
   want python3 python3-venv unless "python3 -c 'import ensurepip, venv'"
