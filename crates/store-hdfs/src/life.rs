@@ -23,8 +23,9 @@ use crate::content::{self, File};
 use crate::settings::HdfsSettings;
 use crate::token::{self, HdfsToken};
 
-/// Files of one part that are written at the same time. The library buffers up to 13 MB for each.
-const FILES_OPEN_MAX: usize = 4;
+/// Files of one part that are written at the same time. The library copies up to 13 MB of each on the way, and
+/// waits half a second where the NameNode has not yet heard of a file's last block: too few would add that up.
+const FILES_OPEN_MAX: usize = 16;
 
 /// What is handed to the library at a time, each under a deadline of its own.
 const WRITE_BYTES: usize = 1 << 20;

@@ -28,6 +28,10 @@ const DEAD_LETTER_BYTES_MAX: usize = 16 << 10;
 /// own lengths and deltas.
 const RECORD_OVERHEAD_BYTES: usize = 128;
 
+/// How far ahead of its receipt an event's time is believed. Brokers refuse a record, and the transaction with it,
+/// that lies an hour ahead of them (`message.timestamp.after.max.ms`); clocks within a cluster differ by less.
+const AHEAD_NS_MAX: i64 = 30 * 60 * 1_000_000_000;
+
 /// How often one commit may start over because a topic turned out to take less than was thought.
 const SIZE_LESSONS_MAX: usize = 8;
 
@@ -273,7 +277,7 @@ impl Life {
                 partition: None,
                 key,
                 value,
-                time_ms: time_ns / 1_000_000,
+                time_ms: record_time_ms(time_ns, batch.header.received_ns),
                 headers: None,
             };
             let bytes = value.len() + key.map_or(0, <[u8]>::len) + RECORD_OVERHEAD_BYTES;
@@ -417,6 +421,13 @@ pub(crate) fn mark(
         let error = KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset);
         Failure::Kafka { what: format!("mark {key} in topic {topic}"), error }
     })
+}
+
+/// The time of an event's record: the event's own, unless the brokers would refuse it for that.
+fn record_time_ms(event_ns: i64, received_ns: i64) -> i64 {
+    let believable = 0..=received_ns.saturating_add(AHEAD_NS_MAX);
+    let time_ns = if believable.contains(&event_ns) { event_ns } else { received_ns };
+    time_ns / 1_000_000
 }
 
 fn transient(failure: Failure) -> StoreError {

@@ -21,7 +21,7 @@ use weir_store::{Committed, Outcome, Part, PartBatch, StoreError};
 use crate::commits;
 use crate::life::{self, Life};
 use crate::producer::{Failure, Producer};
-use crate::settings::{Compression, KafkaSettings};
+use crate::settings::{Compression, KafkaSettings, Timeouts};
 
 /// The cluster's address, or a visible skip.
 macro_rules! kafka {
@@ -78,11 +78,11 @@ fn batch(tag: &str, seq: u64, events: u64, payload: Bytes) -> PartBatch {
         incarnation: Incarnation(5),
     };
     let bytes = payload.len() as u64;
-    let minutes = vec![MinuteTally { minute: 28_333_333, events, bytes, digest: 0 }];
+    let minutes = vec![MinuteTally { minute: now_s() as i64 / 60, events, bytes, digest: 0 }];
     let header = BatchHeader {
         tag: tag.into(),
         encoding: Encoding::Plain,
-        received_ns: 1_700_000_000_000_000_000,
+        received_ns: now_s() as i64 * 1_000_000_000,
         chunks: Vec::new(),
         unpacked_bytes: bytes,
         minutes,
@@ -95,12 +95,21 @@ fn batch(tag: &str, seq: u64, events: u64, payload: Bytes) -> PartBatch {
     }
 }
 
-/// Forward entries `[1700000000, {"m": text}]`.
+/// Seconds since 1970. Events of long ago will not do: brokers delete by the records' time.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// Forward entries `[now, {"m": text}]`.
 fn entries(texts: impl Iterator<Item = String>) -> Bytes {
+    entries_at(now_s(), texts)
+}
+
+fn entries_at(time_s: u64, texts: impl Iterator<Item = String>) -> Bytes {
     let mut out = Vec::new();
     for text in texts {
         rmp::encode::write_array_len(&mut out, 2).unwrap();
-        rmp::encode::write_uint(&mut out, 1_700_000_000).unwrap();
+        rmp::encode::write_uint(&mut out, time_s).unwrap();
         rmp::encode::write_map_len(&mut out, 1).unwrap();
         rmp::encode::write_str(&mut out, "m").unwrap();
         rmp::encode::write_str(&mut out, &text).unwrap();
@@ -352,6 +361,20 @@ fn what_is_too_large_becomes_a_dead_letter() {
     assert_eq!(life.commit(&next).unwrap(), committed);
 }
 
+// Brokers refuse what lies more than an hour ahead (`message.timestamp.after.max.ms`): one sender's wrong clock must
+// not stop the others.
+#[test]
+fn an_event_of_another_time_is_stored_with_it() {
+    let settings = settings(&kafka!());
+    ensure_topics(&settings);
+    let life = begin(&settings, "sink-1", 1);
+    let mut part = part(part_id("sink-1", 1, 0), &["a"], 1);
+    let far = now_s() + 86_400 * 400;
+    part.batches.push(batch("a", 1, 1, entries_at(far, ["ahead".to_owned()].into_iter())));
+    assert_eq!(life.commit(&part).unwrap().events, 2);
+    assert_eq!(texts(&settings, "a").len(), 2);
+}
+
 #[test]
 fn without_transactions_a_part_is_stored_at_least_once() {
     let mut settings = settings(&kafka!());
@@ -431,7 +454,7 @@ fn throughput() {
         producer.begin().unwrap();
         for n in 0..EVENTS {
             let topic = &topics[(n / 1000 % TAGS) as usize];
-            let time_ms = 1_700_000_000_000;
+            let time_ms = now_s() as i64 * 1000;
             let record = crate::producer::Record {
                 topic,
                 partition: None,
@@ -468,4 +491,75 @@ fn throughput() {
         latency[50],
         latency[98]
     );
+}
+
+/// To be run while somebody stops, kills and restarts the brokers, for as many seconds as `WEIR_TEST_SECONDS` says:
+/// `WEIR_TEST_KAFKA=… WEIR_TEST_SECONDS=90 cargo test --release -p weir-store-kafka unreliable -- --ignored --nocapture`
+#[test]
+#[ignore = "needs somebody to trouble the brokers"]
+fn unreliable_brokers_double_and_lose_nothing() {
+    let mut settings = settings(&kafka!());
+    let seconds = std::env::var("WEIR_TEST_SECONDS").map_or(60, |text| text.parse().unwrap());
+    Arc::make_mut(&mut settings).timeouts = Timeouts {
+        connect: Duration::from_secs(5),
+        delivery: Duration::from_secs(3),
+        commit: Duration::from_millis(300),
+        transaction: Duration::from_secs(10),
+    };
+    ensure_topics(&settings);
+    let mut lives = 1;
+    let mut life = begin(&settings, "sink-1", lives);
+    let mut parts: u64 = 0;
+    let (mut retries, mut looked_up) = (0, 0);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until {
+        let part = part(part_id("sink-1", lives, parts), &["a", "b", "c"], 100);
+        let token = life.token(&part.id);
+        loop {
+            match life.commit(&part) {
+                Ok(_) => break,
+                Err(StoreError::Transient { what, .. }) => {
+                    eprintln!("{what}");
+                    retries += 1;
+                }
+                Err(StoreError::Fenced) => {
+                    lives += 1;
+                    let sink = sink("sink-1");
+                    life = loop {
+                        match Life::begin(Arc::clone(&settings), sink.clone(), Incarnation(lives)) {
+                            Ok(life) => break life,
+                            Err(error) => eprintln!("begin: {error}"),
+                        }
+                    };
+                    let outcome = loop {
+                        match life::resolve(&settings, &part.id, &token) {
+                            Ok(outcome) => break outcome,
+                            Err(error) => eprintln!("resolve: {error}"),
+                        }
+                    };
+                    if outcome == Outcome::Committed {
+                        looked_up += 1;
+                        break;
+                    }
+                    let again = Part { id: part_id("sink-1", lives, parts), ..part.clone() };
+                    if life.commit(&again).is_ok() {
+                        break;
+                    }
+                    panic!("two faults at once are beyond this test");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        parts += 1;
+    }
+    // The coordinator answers a commit before consumers are told; a takeover waits for that.
+    begin(&settings, "sink-1", lives + 1);
+    let mut total = 0;
+    for tag in ["a", "b", "c"] {
+        let texts = texts(&settings, tag);
+        assert!(texts.values().all(|&times| times == 1), "doubled");
+        total += texts.len() as u64;
+    }
+    assert_eq!(total, parts * 300, "lost");
+    eprintln!("{parts} parts, {retries} retries, {lives} lives, {looked_up} settled by a new life");
 }
