@@ -132,13 +132,17 @@ impl Cluster {
 }
 
 /// Waits for `call` at most until the deadline.
-pub(crate) async fn within<T>(
+pub(crate) fn within<T>(
     deadline: Duration,
     call: impl Future<Output = Result<T, HdfsError>>,
-) -> Result<T, CallError> {
-    match tokio::time::timeout(deadline, call).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(CallError::Deadline(deadline)),
+) -> impl Future<Output = Result<T, CallError>> {
+    // On the heap: a file's futures have tens of kilobytes.
+    let call = Box::pin(call);
+    async move {
+        match tokio::time::timeout(deadline, call).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(CallError::Deadline(deadline)),
+        }
     }
 }
 

@@ -70,16 +70,16 @@ pub enum SettingsError {
 }
 
 impl HdfsSettings {
-    /// Settings for the directory `root` of the cluster at `url`: envelopes by tag and hour, gzip, the cluster's
+    /// Settings for the directory `root` of the cluster at `url`: envelopes by tag and hour, not compressed, the cluster's
     /// replication, blocks of 128 MiB, a deadline of 30 s.
     #[must_use]
     pub fn new(url: impl Into<String>, root: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             root: root.into(),
-            partitioner: crate::shape_tmp::Partitioner::default(),
+            partitioner: crate::shape_tmp::Partitioner,
             format: crate::shape_tmp::Format::Envelope,
-            codec: crate::shape_tmp::Codec::Gzip,
+            codec: crate::shape_tmp::Codec::None,
             replication: None,
             block_bytes: 128 << 20,
             deadline: Duration::from_secs(30),

@@ -162,7 +162,7 @@ async fn a_fence_stops_a_late_create_and_a_late_rename() {
     let path = written.clone();
     world
         .cluster()
-        .call(move |client| async move { client.create(&path, options()).await?.close().await })
+        .call(move |client| async move { Box::pin(client.create(&path, options()).await?.close()).await })
         .await
         .unwrap();
     let path = open.clone();
@@ -170,7 +170,7 @@ async fn a_fence_stops_a_late_create_and_a_late_rename() {
         .cluster()
         .call(move |client| async move {
             let mut writer = client.create(&path, options()).await?;
-            writer.write_bytes(Bytes::from_static(b"half")).await?;
+            Box::pin(writer.write_bytes(Bytes::from_static(b"half"))).await?;
             Ok(writer)
         })
         .await
@@ -193,7 +193,7 @@ async fn a_fence_stops_a_late_create_and_a_late_rename() {
     let create =
         world.cluster().call(move |client| async move { client.create(&late, options()).await.map(drop) });
     assert!(create.await.unwrap_err().not_found());
-    let close = world.cluster().call(move |_| async move { writer.close().await });
+    let close = world.cluster().call(move |_| async move { Box::pin(writer.close()).await });
     assert!(matches!(close.await, Err(CallError::Hdfs(_))));
     // Whole commits as well, and for good.
     for _ in 0..2 {
@@ -215,7 +215,9 @@ async fn a_death_between_renames_shows_what_is_there() {
         let place = place.clone();
         world
             .cluster()
-            .call(move |client| async move { client.create(&place, WriteOptions::default()).await?.close().await })
+            .call(move |client| async move {
+                Box::pin(client.create(&place, WriteOptions::default()).await?.close()).await
+            })
             .await
             .unwrap();
     }

@@ -1,6 +1,8 @@
 //! What a sink costs a Kafka cluster does not grow with its tags. Alone in its process: it counts the process's
 //! connections.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
 use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
