@@ -1,0 +1,614 @@
+//! The sink's side: gathers batches, cuts parts, asks for promises, and says what is committed.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use weir_model::{Epoch, Incarnation, LogId, NodeId, PartId, Seq, SeqRanges};
+
+use crate::Partition;
+use crate::frame::{Resolution, ToEdge, WIRE_VERSION};
+
+/// What another member will need to settle a part, as the store writes it.
+pub type MakeToken = Box<dyn Fn(&PartId, &[Partition]) -> Bytes + Send>;
+
+/// How many committed parts are remembered, so that an edge that was away need not ask the store.
+const RECENT_PARTS: usize = 10_000;
+
+/// The collector's bounds.
+#[derive(Debug, Clone)]
+pub struct CollectorConfig {
+    /// A queue with as many bytes is cut at once.
+    pub part_bytes: u64,
+    /// A queue whose oldest batch waits as long is cut.
+    pub part_age: Duration,
+    /// Bytes that all edges together may have staged here; shared evenly as credit.
+    pub stage_bytes: u64,
+    /// Most partitions in one part.
+    pub partitions_max: usize,
+    /// Parts that the store commits at the same time.
+    pub parallel_parts: usize,
+    /// An edge that does not answer a prepare for as long is disconnected.
+    pub prepare_timeout: Duration,
+}
+
+impl Default for CollectorConfig {
+    fn default() -> Self {
+        Self {
+            part_bytes: 64 << 20,
+            part_age: Duration::from_secs(1),
+            stage_bytes: 256 << 20,
+            partitions_max: 256,
+            parallel_parts: 1,
+            prepare_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A staged batch, unique within one life of the sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StageKey(pub u64);
+
+/// What the driver must do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CollectorOutput {
+    /// Send a control message to an edge.
+    Control {
+        /// To whose log.
+        log: Arc<LogId>,
+        /// In which session; a message of an older one is dropped.
+        session: Epoch,
+        /// What to say.
+        message: ToEdge,
+    },
+    /// All edges have promised: have the store commit the part, until it has (report with
+    /// [`Collector::committed`]) or the life is over.
+    Commit {
+        /// The part.
+        part: PartId,
+        /// Its batches; those of one log ascend.
+        keys: Vec<StageKey>,
+        /// The union of their partitions, sorted.
+        partitions: Vec<Partition>,
+    },
+    /// Have the store settle a part; report with [`Collector::resolved`].
+    Resolve {
+        /// Who asks.
+        log: Arc<LogId>,
+        /// The part in doubt.
+        part: PartId,
+        /// Its token.
+        token: Bytes,
+    },
+    /// These payloads are not needed any more.
+    Discard(Vec<StageKey>),
+    /// This edge does not answer: end its connection.
+    Disconnect {
+        /// Whose.
+        log: Arc<LogId>,
+        /// Of which session.
+        session: Epoch,
+    },
+}
+
+#[derive(Debug)]
+struct Edge {
+    session: Epoch,
+    connected: bool,
+    released: u64,
+    window: u64,
+    held: BTreeMap<Seq, StageKey>,
+}
+
+#[derive(Debug)]
+struct Staged {
+    log: Arc<LogId>,
+    session: Epoch,
+    seq: Seq,
+    bytes: u64,
+    partitions: Arc<[Partition]>,
+    since: Duration,
+    part: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    keys: BTreeSet<StageKey>,
+    bytes: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    Preparing { since: Duration },
+    Ready,
+    Committing,
+}
+
+#[derive(Debug)]
+struct Part {
+    id: PartId,
+    keys: Vec<StageKey>,
+    partitions: Vec<Partition>,
+    // Whether each edge has promised.
+    edges: BTreeMap<Arc<LogId>, bool>,
+    stage: Stage,
+}
+
+/// The collector's state in numbers, for people and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CollectorStatus {
+    /// Edges with a session.
+    pub edges: usize,
+    /// Batches staged.
+    pub batches: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Parts being prepared or committed.
+    pub parts: usize,
+}
+
+/// The sink's side of the conversation, for one life.
+pub struct Collector {
+    config: CollectorConfig,
+    sink: NodeId,
+    incarnation: Incarnation,
+    token: MakeToken,
+    now: Duration,
+    edges: BTreeMap<Arc<LogId>, Edge>,
+    staged: BTreeMap<StageKey, Staged>,
+    staged_bytes: u64,
+    queues: BTreeMap<Arc<[Partition]>, Queue>,
+    parts: BTreeMap<u64, Part>,
+    next_key: u64,
+    next_part: u64,
+    recent: HashSet<PartId>,
+    recent_order: VecDeque<PartId>,
+    draining: bool,
+    outputs: VecDeque<CollectorOutput>,
+}
+
+impl Collector {
+    /// Begins a life. `token` is the store's: what another member needs to settle a part.
+    #[must_use]
+    pub fn new(config: CollectorConfig, sink: NodeId, incarnation: Incarnation, token: MakeToken) -> Self {
+        Self {
+            config,
+            sink,
+            incarnation,
+            token,
+            now: Duration::ZERO,
+            edges: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            staged_bytes: 0,
+            queues: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            next_key: 0,
+            next_part: 0,
+            recent: HashSet::new(),
+            recent_order: VecDeque::new(),
+            draining: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// An edge opens a session. Whatever it sent in an older one and did not promise is dropped.
+    /// Says whether the session stands; an older one than the present does not.
+    pub fn hello(&mut self, log: &Arc<LogId>, session: Epoch) -> bool {
+        if let Some(edge) = self.edges.get(log) {
+            if edge.session >= session {
+                return false;
+            }
+            let old = edge.session;
+            self.disconnected(log, old);
+        }
+        let fresh = Edge { session, connected: true, released: 0, window: 0, held: BTreeMap::new() };
+        self.edges.insert(log.clone(), fresh);
+        let window = self.share();
+        if let Some(edge) = self.edges.get_mut(log) {
+            edge.window = window;
+        }
+        self.control(
+            log,
+            ToEdge::Welcome {
+                version: WIRE_VERSION,
+                sink: self.sink.clone(),
+                incarnation: self.incarnation,
+                window,
+            },
+        );
+        if self.draining {
+            self.control(log, ToEdge::Draining);
+        }
+        true
+    }
+
+    /// The connection of that session is gone.
+    pub fn disconnected(&mut self, log: &Arc<LogId>, session: Epoch) {
+        let Some(edge) = self.edges.get_mut(log) else { return };
+        if edge.session != session || !edge.connected {
+            return;
+        }
+        edge.connected = false;
+        // A part that lacks this edge's promise will never have it; one that has it may still be committed.
+        let lost: Vec<u64> = self
+            .parts
+            .iter()
+            .filter(|(_, part)| part.edges.get(log) == Some(&false))
+            .map(|(&number, _)| number)
+            .collect();
+        for number in lost {
+            self.abandon(number);
+        }
+        let held: Vec<StageKey> = match self.edges.get(log) {
+            Some(edge) => edge.held.values().copied().collect(),
+            None => Vec::new(),
+        };
+        let queued: Vec<StageKey> = held
+            .into_iter()
+            .filter(|key| self.staged.get(key).is_some_and(|staged| staged.part.is_none()))
+            .collect();
+        self.discard(queued);
+    }
+
+    /// A batch has arrived. Gives the key under which the driver keeps its payload; `None` when the session is
+    /// over or the batch is held already, and the payload is to be dropped.
+    pub fn batch(
+        &mut self,
+        log: &Arc<LogId>,
+        session: Epoch,
+        seq: Seq,
+        bytes: u64,
+        partitions: Vec<Partition>,
+        now: Duration,
+    ) -> Option<StageKey> {
+        self.now = self.now.max(now);
+        let edge = self.edges.get_mut(log)?;
+        if edge.session != session || !edge.connected || edge.held.contains_key(&seq) {
+            return None;
+        }
+        let key = StageKey(self.next_key);
+        self.next_key += 1;
+        edge.held.insert(seq, key);
+        let (log, since) = (log.clone(), self.now);
+        let partitions: Arc<[Partition]> = partitions.into();
+        self.staged_bytes += bytes;
+        self.staged.insert(key, Staged { log, session, seq, bytes, partitions, since, part: None });
+        if self.enqueue(key) {
+            self.cut();
+        }
+        Some(key)
+    }
+
+    /// An edge has promised its batches to the part.
+    pub fn promised(&mut self, log: &Arc<LogId>, part: &PartId) {
+        if let Some(part) = self.own_part(part)
+            && let Some(answer) = part.edges.get_mut(log)
+        {
+            *answer = true;
+            if part.stage_is_preparing() && part.edges.values().all(|&promised| promised) {
+                part.stage = Stage::Ready;
+            }
+        }
+        self.start_commits();
+    }
+
+    /// An edge will not promise: those batches are no longer ours, and the part's id is dead.
+    pub fn refused(&mut self, log: &Arc<LogId>, part: &PartId, gone: &SeqRanges) {
+        if part.incarnation != self.incarnation {
+            return;
+        }
+        self.abandon(part.number);
+        let keys: Vec<StageKey> = match self.edges.get(log) {
+            Some(edge) => gone.seqs().filter_map(|seq| edge.held.get(&seq).copied()).collect(),
+            None => Vec::new(),
+        };
+        let keys = keys
+            .into_iter()
+            .filter(|key| self.staged.get(key).is_some_and(|staged| staged.part.is_none()))
+            .collect();
+        self.discard(keys);
+    }
+
+    /// An edge asks what became of a part.
+    pub fn resolve(&mut self, log: &Arc<LogId>, part: PartId, token: Bytes) {
+        if self.recent.contains(&part) {
+            self.control(log, ToEdge::Resolved { part, resolution: Resolution::Committed });
+            return;
+        }
+        // Still at work on it. Who asks has promised, and will be told.
+        if self.own_part(&part).is_some_and(|found| found.edges.contains_key(log)) {
+            self.promised(log, &part);
+            return;
+        }
+        self.outputs.push_back(CollectorOutput::Resolve { log: log.clone(), part, token });
+    }
+
+    /// The store has settled a part.
+    pub fn resolved(&mut self, log: &Arc<LogId>, part: PartId, resolution: Resolution) {
+        self.control(log, ToEdge::Resolved { part, resolution });
+    }
+
+    /// The store has committed a part.
+    pub fn committed(&mut self, part: &PartId) {
+        if part.incarnation != self.incarnation {
+            return;
+        }
+        let Some(done) = self.parts.remove(&part.number) else { return };
+        for log in done.edges.keys() {
+            self.control(log, ToEdge::Committed { part: done.id.clone() });
+        }
+        self.recent.insert(done.id.clone());
+        self.recent_order.push_back(done.id);
+        if self.recent_order.len() > RECENT_PARTS
+            && let Some(old) = self.recent_order.pop_front()
+        {
+            self.recent.remove(&old);
+        }
+        self.discard(done.keys);
+        self.cut();
+        self.start_commits();
+    }
+
+    /// Time has passed. Call it many times a second: it bounds how late a part is cut.
+    pub fn tick(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        let mut silent = BTreeSet::new();
+        for part in self.parts.values() {
+            if let Stage::Preparing { since } = part.stage
+                && self.now >= since + self.config.prepare_timeout
+            {
+                silent.extend(
+                    part.edges.iter().filter(|(_, promised)| !**promised).map(|(log, _)| log.clone()),
+                );
+            }
+        }
+        for log in silent {
+            let Some(session) = self.edges.get(&log).map(|edge| edge.session) else { continue };
+            self.outputs.push_back(CollectorOutput::Disconnect { log: log.clone(), session });
+            self.disconnected(&log, session);
+        }
+        self.cut();
+        self.start_commits();
+    }
+
+    /// The sink is about to stop: edges send no more, and what is staged is cut whatever its age.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        let logs: Vec<_> = self.edges.keys().cloned().collect();
+        for log in logs {
+            self.control(&log, ToEdge::Draining);
+        }
+        self.cut();
+    }
+
+    /// Whether nothing is staged or being committed.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.staged.is_empty() && self.parts.is_empty()
+    }
+
+    /// What to do next; call until it has nothing more to say, after each other call.
+    pub fn poll_output(&mut self) -> Option<CollectorOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// The state in numbers.
+    #[must_use]
+    pub fn status(&self) -> CollectorStatus {
+        CollectorStatus {
+            edges: self.edges.values().filter(|edge| edge.connected).count(),
+            batches: self.staged.len(),
+            bytes: self.staged_bytes,
+            parts: self.parts.len(),
+        }
+    }
+
+    fn own_part(&mut self, part: &PartId) -> Option<&mut Part> {
+        if part.sink != self.sink || part.incarnation != self.incarnation {
+            return None;
+        }
+        self.parts.get_mut(&part.number)
+    }
+
+    // Puts a staged batch into the queue of its partitions; says whether that queue is full.
+    fn enqueue(&mut self, key: StageKey) -> bool {
+        let Some(staged) = self.staged.get_mut(&key) else { return false };
+        staged.part = None;
+        let queue = self.queues.entry(staged.partitions.clone()).or_default();
+        if queue.keys.insert(key) {
+            queue.bytes += staged.bytes;
+        }
+        queue.bytes >= self.config.part_bytes
+    }
+
+    fn dequeue(&mut self, key: StageKey) {
+        let Some(staged) = self.staged.get(&key) else { return };
+        if let Some(queue) = self.queues.get_mut(&staged.partitions)
+            && queue.keys.remove(&key)
+        {
+            queue.bytes -= staged.bytes;
+            if queue.keys.is_empty() {
+                self.queues.remove(&staged.partitions);
+            }
+        }
+    }
+
+    // Cuts parts while the store has room for them: one may be prepared while another is written.
+    fn cut(&mut self) {
+        while self.parts.len() <= self.config.parallel_parts {
+            let keys = self.choose();
+            if keys.is_empty() {
+                return;
+            }
+            self.prepare(keys);
+        }
+    }
+
+    // The batches of the next part: the due queue that has waited longest, and others that are due as far as they fit.
+    fn choose(&self) -> Vec<StageKey> {
+        let pressed = self.draining || self.staged_bytes >= self.config.stage_bytes / 2;
+        let mut due: Vec<(StageKey, &Arc<[Partition]>, &Queue)> = self
+            .queues
+            .iter()
+            .filter_map(|(partitions, queue)| queue.keys.first().map(|&first| (first, partitions, queue)))
+            .filter(|(first, _, queue)| {
+                pressed
+                    || queue.bytes >= self.config.part_bytes
+                    || self
+                        .staged
+                        .get(first)
+                        .is_some_and(|staged| self.now >= staged.since + self.config.part_age)
+            })
+            .collect();
+        due.sort_by_key(|(first, _, _)| *first);
+        let (mut keys, mut bytes, mut partitions) = (Vec::new(), 0, BTreeSet::new());
+        for (_, names, queue) in due {
+            let more = names.iter().filter(|name| !partitions.contains(*name)).count();
+            if !keys.is_empty() && partitions.len() + more > self.config.partitions_max {
+                continue;
+            }
+            partitions.extend(names.iter().cloned());
+            for key in &queue.keys {
+                if bytes >= self.config.part_bytes {
+                    return keys;
+                }
+                bytes += self.staged.get(key).map_or(0, |staged| staged.bytes);
+                keys.push(*key);
+            }
+        }
+        keys
+    }
+
+    fn prepare(&mut self, mut keys: Vec<StageKey>) {
+        let number = self.next_part;
+        self.next_part += 1;
+        let id = PartId { sink: self.sink.clone(), incarnation: self.incarnation, number };
+        let mut edges: BTreeMap<Arc<LogId>, SeqRanges> = BTreeMap::new();
+        let mut partitions = BTreeSet::new();
+        for &key in &keys {
+            self.dequeue(key);
+            let Some(staged) = self.staged.get_mut(&key) else { continue };
+            staged.part = Some(number);
+            edges.entry(staged.log.clone()).or_default().insert(staged.seq);
+            partitions.extend(staged.partitions.iter().cloned());
+        }
+        keys.sort_by_key(|key| self.staged.get(key).map(|staged| (staged.log.clone(), staged.seq)));
+        let partitions: Vec<Partition> = partitions.into_iter().collect();
+        let token = (self.token)(&id, &partitions);
+        for (log, ranges) in &edges {
+            let message = ToEdge::Prepare { part: id.clone(), ranges: ranges.clone(), token: token.clone() };
+            self.control(log, message);
+        }
+        let edges = edges.into_keys().map(|log| (log, false)).collect();
+        let stage = Stage::Preparing { since: self.now };
+        self.parts.insert(number, Part { id, keys, partitions, edges, stage });
+    }
+
+    // With one part at a time they go in the order in which they were cut, so that a tag's order holds.
+    fn start_commits(&mut self) {
+        let mut running = self.parts.values().filter(|part| part.stage == Stage::Committing).count();
+        for part in self.parts.values_mut() {
+            if running >= self.config.parallel_parts {
+                return;
+            }
+            match part.stage {
+                Stage::Ready => {
+                    part.stage = Stage::Committing;
+                    running += 1;
+                    self.outputs.push_back(CollectorOutput::Commit {
+                        part: part.id.clone(),
+                        keys: part.keys.clone(),
+                        partitions: part.partitions.clone(),
+                    });
+                }
+                Stage::Preparing { .. } if self.config.parallel_parts == 1 => return,
+                _ => {}
+            }
+        }
+    }
+
+    // The part's id is dead; what of it is still ours goes back to its queue. Only before the store has begun.
+    fn abandon(&mut self, number: u64) {
+        if self.parts.get(&number).is_none_or(|part| part.stage == Stage::Committing) {
+            return;
+        }
+        let Some(part) = self.parts.remove(&number) else { return };
+        for log in part.edges.keys() {
+            self.control(log, ToEdge::Abandoned { part: part.id.clone() });
+        }
+        let mut lost = Vec::new();
+        for key in part.keys {
+            let ours = self.staged.get(&key).is_some_and(|staged| {
+                self.edges
+                    .get(&staged.log)
+                    .is_some_and(|edge| edge.connected && edge.session == staged.session)
+            });
+            if ours {
+                self.enqueue(key);
+            } else {
+                if let Some(staged) = self.staged.get_mut(&key) {
+                    staged.part = None;
+                }
+                lost.push(key);
+            }
+        }
+        self.discard(lost);
+    }
+
+    fn discard(&mut self, keys: Vec<StageKey>) {
+        let mut logs = BTreeSet::new();
+        for &key in &keys {
+            self.dequeue(key);
+            let Some(staged) = self.staged.remove(&key) else { continue };
+            self.staged_bytes -= staged.bytes;
+            if let Some(edge) = self.edges.get_mut(&staged.log)
+                && edge.session == staged.session
+            {
+                edge.held.remove(&staged.seq);
+                edge.released += staged.bytes;
+                logs.insert(staged.log);
+            }
+        }
+        if !keys.is_empty() {
+            self.outputs.push_back(CollectorOutput::Discard(keys));
+        }
+        for log in logs {
+            self.widen(&log);
+        }
+    }
+
+    // An even share of the stage for each connected edge.
+    fn share(&self) -> u64 {
+        let edges = self.edges.values().filter(|edge| edge.connected).count().max(1);
+        self.config.stage_bytes / edges as u64
+    }
+
+    fn widen(&mut self, log: &Arc<LogId>) {
+        let share = self.share();
+        let Some(edge) = self.edges.get_mut(log) else { return };
+        let total = edge.released + share;
+        // A credit message for each quarter of the share, not for each batch.
+        if edge.connected && (total >= edge.window + share / 4 || edge.held.is_empty() && total > edge.window)
+        {
+            edge.window = total;
+            self.control(log, ToEdge::Window { total });
+        }
+    }
+
+    fn control(&mut self, log: &Arc<LogId>, message: ToEdge) {
+        if let Some(edge) = self.edges.get(log)
+            && edge.connected
+        {
+            let session = edge.session;
+            self.outputs.push_back(CollectorOutput::Control { log: log.clone(), session, message });
+        }
+    }
+}
+
+impl Part {
+    fn stage_is_preparing(&self) -> bool {
+        matches!(self.stage, Stage::Preparing { .. })
+    }
+}
