@@ -299,7 +299,8 @@ mod tests {
             ("app-{1,2}x", &["app-1x", "app-2x"], &["app-1", "app-3x", "app-12x"]),
             ("{a,{b,c.{d,e}}}.z", &["a.z", "b.z", "c.d.z", "c.e.z"], &["c.z", "d.z"]),
             ("a{,b}", &["a", "ab"], &["b", "abb"]),
-            ("{a,b}{c,d}", &["ac", "bd"], &["ab", "a", "acd"]),
+            ("{a,b}{c,d}", &["ac", "bd"], &["ab", "a", "acd", "aac"]),
+            ("x{a}", &["xa"], &["x", "a", "xxa"]),
             ("{a.**,**.z}", &["a", "a.b", "z", "b.z"], &["b", "az"]),
             ("a.{b.,c}d", &["a.b.d", "a.cd"], &["a.bd"]),
             // Literals: what a regular expression would take for an operator, escapes, other alphabets.

@@ -11,7 +11,7 @@ use crate::pattern::{Pattern, PatternError, Shape};
 
 /// A route that does not compile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("route {route}, pattern {pattern:?}: {source}")]
+#[error("route {route}: pattern {pattern:?} is refused")]
 pub struct RouterError {
     /// Which route, counted from 0.
     pub route: usize,
@@ -233,7 +233,7 @@ mod tests {
         };
         let error = refuse(&["a", "b.* c.{d"]);
         assert_eq!((error.route, error.pattern.as_str()), (1, "c.{d"));
-        assert_eq!(error.to_string(), "route 1, pattern \"c.{d\": the '{' at byte 2 is never closed");
+        assert_eq!(error.source, PatternError::Unclosed(2));
         assert_eq!(refuse(&["a", " \t"]).source, PatternError::Empty);
     }
 }
