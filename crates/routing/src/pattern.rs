@@ -275,11 +275,13 @@ mod tests {
             ("a.**", &["a", "a.b", "a.b.c", "a."], &["ab", "ab.c", "b.a", ""]),
             ("{a,b}", &["a", "b"], &["c", "ab", "a,b", "{a,b}"]),
             ("a.{b,c}.*", &["a.b.x", "a.c.x"], &["a.b", "a.d.x", "a.b.x.y"]),
+            ("a.{b,c}.**", &["a.b", "a.c", "a.c.x.y"], &["a.d", "a.cd", "a"]),
+            ("*a*", &["a", "ba", "ac", "bac"], &["b", "b.a"]),
             ("a.{b,c.**}", &["a.b", "a.c", "a.c.d", "a.c.d.e"], &["a.b.d", "a", "a.cd"]),
             ("**", &["", "a", "a.b.c"], &[]),
             ("a", &["a"], &["b", "aa", "a.b", ""]),
             ("a.b", &["a.b"], &["a", "a.c", "aXb", "a.b.c"]),
-            // From Fluentd's own tests of its matcher.
+            // Stars in every place.
             ("*", &["a", "b", ""], &["a.b"]),
             ("a*", &["a", "ab"], &["b", "ba", "a.b"]),
             ("*a", &["a", "ca"], &["ac", "b.a"]),
@@ -311,7 +313,8 @@ mod tests {
             ("größe.*", &["größe.m"], &["grösse.m"]),
             ("*.é", &["ü.é", "日本.é"], &["é"]),
             ("a.", &["a."], &["a"]),
-            // Three stars and `**` within a part, as Fluentd's regular expressions have it.
+            // Beside other characters `**` takes any text, dots included.
+            ("**a", &["a", "ba", "b.a", "c.ba"], &["ab", "a.b"]),
             ("a**", &["a", "ab", "a.b", "ab.c"], &["b"]),
             ("***", &["", "a", "a.b"], &[]),
             ("a.**b", &["a.b", "a.xb", "a.x.yb"], &["ab", "a.bc"]),
