@@ -1,0 +1,238 @@
+//! The topology: which edges, sink groups, stores and routes a cluster has.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use weir_model::{GroupId, NodeId};
+
+use crate::size::ByteSize;
+
+/// One cluster, as its topology file describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    /// The cluster's name.
+    pub cluster: String,
+    /// In the order of the file; names are unique among edges and sinks together.
+    pub edges: Vec<EdgeNode>,
+    /// In the order of the file; ids are unique, and each group has a sink.
+    pub groups: Vec<Group>,
+    /// In the order of the file: the first route that matches a tag takes it.
+    pub routes: Vec<Route>,
+}
+
+impl Topology {
+    /// The group of that id.
+    #[must_use]
+    pub fn group(&self, id: &GroupId) -> Option<&Group> {
+        self.groups.iter().find(|group| group.id == *id)
+    }
+
+    /// The sink of that name, and the group that it belongs to.
+    #[must_use]
+    pub fn group_of_sink(&self, name: &NodeId) -> Option<(&Group, &SinkNode)> {
+        let sinks = self.groups.iter().flat_map(|group| group.sinks.iter().map(move |sink| (group, sink)));
+        sinks.into_iter().find(|(_, sink)| sink.name == *name)
+    }
+
+    /// Makes each relative path of a file store one that starts at `dir`, the directory of the topology file.
+    /// Absolute paths stay.
+    pub fn rebase(&mut self, dir: &Path) {
+        for group in &mut self.groups {
+            if let StoreConfig::File(store) = &mut group.store {
+                store.path = dir.join(&store.path);
+            }
+        }
+    }
+}
+
+/// An edge: takes events from senders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeNode {
+    /// Its name, as in its node file and certificate.
+    pub name: NodeId,
+    /// Where it stands; any text, compared with the racks of sinks.
+    pub rack: String,
+}
+
+/// A sink group: nodes that share the work for one store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Stable: an edge's log directory carries it.
+    pub id: GroupId,
+    /// How much an edge may keep on disk for this group. What happens beyond it is [`Group::overflow`].
+    pub quota: ByteSize,
+    /// What an edge does when the quota is used up.
+    pub overflow: Overflow,
+    /// Which sinks an edge prefers.
+    pub affinity: Affinity,
+    /// One at least.
+    pub sinks: Vec<SinkNode>,
+    /// What one sink may hold that no store has yet.
+    pub stage: Stage,
+    /// When a sink closes a part.
+    pub part: PartLimits,
+    /// Where events end up.
+    pub store: StoreConfig,
+}
+
+/// What an edge does with new events of a group whose quota is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Overflow {
+    /// Senders are not acknowledged until there is room again.
+    Block,
+    /// The oldest batches make room. [`crate::parse_topology`] refuses it in this version.
+    DropOldest,
+    /// New events are dropped and counted.
+    DropNewest,
+    /// New events go to another group. [`crate::parse_topology`] refuses it in this version.
+    Divert(GroupId),
+}
+
+/// Which sinks of a group an edge prefers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affinity {
+    /// Any.
+    None,
+    /// Those of its own rack.
+    Rack,
+}
+
+/// One node of a sink group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkNode {
+    /// Its name, as in its node file and certificate.
+    pub name: NodeId,
+    /// Where it stands.
+    pub rack: String,
+    /// `host:port` where edges reach it.
+    pub address: String,
+    /// Its share of the work against the other sinks of the group; never 0.
+    pub weight: u32,
+}
+
+/// What one sink may hold that no store has yet; at the limit it asks edges for no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stage {
+    /// In memory.
+    pub memory: ByteSize,
+    /// On disk, beyond the memory.
+    pub disk: ByteSize,
+}
+
+/// A part is closed at whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartLimits {
+    /// Its size.
+    pub bytes: ByteSize,
+    /// The time since its first event.
+    pub age: Duration,
+}
+
+/// A store of one kind, with what that kind needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// Files in a directory.
+    File(FileStore),
+    /// Topics of a Kafka cluster.
+    Kafka(KafkaStore),
+    /// Files in HDFS.
+    Hdfs(HdfsStore),
+}
+
+/// Files in a directory of the sink's machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileStore {
+    /// As written; see [`Topology::rebase`].
+    pub path: PathBuf,
+    /// The directory below `path` for a minute of event time, as `strftime` writes it.
+    pub partition: String,
+    /// How files are compressed.
+    pub codec: Codec,
+    /// What a line holds.
+    pub format: Format,
+    /// Whether all sinks of the group see the same directory, as on NFS.
+    pub shared: bool,
+}
+
+/// Topics of one Kafka cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaStore {
+    /// `host:port`, several separated by commas.
+    pub brokers: String,
+    /// A topic; `{tag}` in it stands for the event's tag.
+    pub topic: String,
+    /// The records' key.
+    pub key: KafkaKey,
+    /// `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+    pub compression: String,
+    /// Whether each part is one transaction.
+    pub transactions: bool,
+    /// Where commits are recorded, if not in the store's own choice of topic.
+    pub commit_topic: Option<String>,
+    /// Where events go that the cluster would never take, if not to the store's own choice of topic.
+    pub dead_letter_topic: Option<String>,
+    /// Further librdkafka properties.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Files in one HDFS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HdfsStore {
+    /// `hdfs://host:port`, or `hdfs://nameservice`.
+    pub url: String,
+    /// The directory under which everything is kept; absolute.
+    pub path: String,
+    /// The directory below `path` for a minute of event time, as `strftime` writes it.
+    pub partition: String,
+    /// How files are compressed.
+    pub codec: Codec,
+    /// What a line holds.
+    pub format: Format,
+    /// Copies of each block; the cluster's own default if none.
+    pub replication: Option<u32>,
+    /// Who to be on a cluster without Kerberos; the process's user if none.
+    pub user: Option<String>,
+    /// Further Hadoop properties.
+    pub options: BTreeMap<String, String>,
+}
+
+/// How files are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// Not.
+    None,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// What is stored of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Tag, time and record.
+    Envelope,
+    /// The record alone.
+    Record,
+}
+
+/// What a Kafka record's key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KafkaKey {
+    /// No key: events spread over the partitions.
+    None,
+    /// The tag: all events of a tag go to one partition.
+    Tag,
+}
+
+/// Which tags go to which groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// For people and metrics.
+    pub name: Option<String>,
+    /// Fluentd match patterns, separated by white space; never empty.
+    pub patterns: String,
+    /// Each gets a copy; one at least, none twice.
+    pub groups: Vec<GroupId>,
+}

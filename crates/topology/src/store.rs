@@ -1,0 +1,166 @@
+//! `[group.store]`: one kind of store and its keys.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::DeValue;
+use weir_model::GroupId;
+
+use crate::model::{Codec, FileStore, Format, HdfsStore, KafkaKey, KafkaStore, PartLimits, StoreConfig};
+use crate::problem::did_you_mean;
+use crate::read::{Block, Checked, Reader, words};
+use crate::size::ByteSize;
+
+const KINDS: [&str; 3] = ["file", "kafka", "hdfs"];
+const COMPRESSIONS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+const PARTITION: &str = "%Y/%m/%d/%H";
+
+type Optional<T> = Option<Spanned<Checked<T>>>;
+
+words!(Codec { "none" => Self::None, "gzip" => Self::Gzip, "zstd" => Self::Zstd });
+words!(Format { "envelope" => Self::Envelope, "record" => Self::Record });
+words!(KafkaKey { "none" => Self::None, "tag" => Self::Tag });
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    path: Spanned<Checked<PathBuf>>,
+    partition: Optional<String>,
+    codec: Optional<Codec>,
+    format: Optional<Format>,
+    #[serde(default)]
+    shared: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawKafka {
+    brokers: Option<Spanned<Vec<String>>>,
+    topic: Optional<String>,
+    key: Optional<KafkaKey>,
+    compression: Optional<String>,
+    transactions: Option<bool>,
+    commit_topic: Optional<String>,
+    dead_letter_topic: Optional<String>,
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHdfs {
+    url: Spanned<Checked<String>>,
+    path: Spanned<Checked<String>>,
+    partition: Optional<String>,
+    codec: Optional<Codec>,
+    format: Optional<Format>,
+    replication: Option<Spanned<u32>>,
+    user: Optional<String>,
+    #[serde(default)]
+    options: BTreeMap<String, String>,
+}
+
+/// Reads the store of `group`; none if something in it is wrong, which is then reported.
+pub(crate) fn store(reader: &mut Reader<'_>, mut block: Block<'_>, group: &GroupId) -> Option<StoreConfig> {
+    let Some(kind) = block.get_mut().remove("kind") else {
+        reader.error(block.span(), "the store has no kind", did_you_mean("", KINDS));
+        return None;
+    };
+    match kind.get_ref().as_str() {
+        Some("file") => file(reader, &block),
+        Some("kafka") => kafka(reader, &block, group),
+        Some("hdfs") => hdfs(reader, &block),
+        other => {
+            let hint = did_you_mean(other.unwrap_or_default(), KINDS);
+            reader.error(kind.span(), format!("no store is of kind {}", shown(&kind)), hint);
+            None
+        }
+    }
+}
+
+/// When a part is closed if the group does not say.
+pub(crate) fn part_limits(store: &StoreConfig) -> PartLimits {
+    let (mebibytes, age) = match store {
+        StoreConfig::File(_) => (64, Duration::from_secs(1)),
+        StoreConfig::Kafka(_) => (16, Duration::from_millis(200)),
+        StoreConfig::Hdfs(_) => (128, Duration::from_secs(60)),
+    };
+    PartLimits { bytes: ByteSize::mebibytes(mebibytes), age }
+}
+
+fn file(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<StoreConfig> {
+    let raw: RawFile = reader.block(block, &["kind"])?;
+    let path = reader.required(raw.path);
+    let partition = reader.value_or(raw.partition, PARTITION.to_owned());
+    let codec = reader.value_or(raw.codec, Codec::None);
+    let format = reader.value_or(raw.format, Format::Envelope);
+    Some(StoreConfig::File(FileStore { path: path?, partition, codec, format, shared: raw.shared }))
+}
+
+fn kafka(reader: &mut Reader<'_>, block: &Block<'_>, group: &GroupId) -> Option<StoreConfig> {
+    let raw: RawKafka = reader.block(block, &["kind"])?;
+    let (place, brokers) = match raw.brokers {
+        Some(brokers) => (brokers.span(), brokers.into_inner()),
+        None => (block.span(), Vec::new()),
+    };
+    if brokers.iter().all(|broker| broker.trim().is_empty()) {
+        let hint =
+            "write brokers = [\"kafka-1.example.org:9092\", …]; one that answers is enough to find the rest";
+        reader.error(place, "a kafka store needs brokers", Some(hint.to_owned()));
+    }
+    let compression_at = raw.compression.as_ref().map(Spanned::span);
+    let compression = reader.value_or(raw.compression, "lz4".to_owned());
+    if let Some(span) = compression_at.filter(|_| !COMPRESSIONS.contains(&compression.as_str())) {
+        let message = format!("{compression:?} is not known here");
+        reader.error(span, message, did_you_mean(&compression, COMPRESSIONS));
+    }
+    Some(StoreConfig::Kafka(KafkaStore {
+        brokers: brokers.join(","),
+        topic: reader.value_or(raw.topic, format!("weir-{group}")),
+        key: reader.value_or(raw.key, KafkaKey::Tag),
+        compression,
+        transactions: raw.transactions.unwrap_or(true),
+        commit_topic: raw.commit_topic.and_then(|topic| reader.required(topic)),
+        dead_letter_topic: raw.dead_letter_topic.and_then(|topic| reader.required(topic)),
+        options: raw.options,
+    }))
+}
+
+fn hdfs(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<StoreConfig> {
+    let raw: RawHdfs = reader.block(block, &["kind"])?;
+    let (url_at, path_at) = (raw.url.span(), raw.path.span());
+    let url = reader.required(raw.url);
+    if let Some(url) = url.as_ref().filter(|url| !url.starts_with("hdfs://")) {
+        let hint = "write hdfs://host:port or hdfs://nameservice".to_owned();
+        reader.error(url_at, format!("{url:?} is not the URL of an HDFS"), Some(hint));
+    }
+    let path = reader.required(raw.path);
+    if let Some(path) = path.as_ref().filter(|path| !path.starts_with('/')) {
+        let hint = format!("write \"/{path}\"");
+        reader.error(path_at, format!("{path:?} is not absolute"), Some(hint));
+    }
+    if let Some(replication) = raw.replication.as_ref().filter(|count| *count.get_ref() == 0) {
+        reader.error(replication.span(), "no copy of a block is no block", None);
+    }
+    Some(StoreConfig::Hdfs(HdfsStore {
+        partition: reader.value_or(raw.partition, PARTITION.to_owned()),
+        codec: reader.value_or(raw.codec, Codec::None),
+        format: reader.value_or(raw.format, Format::Envelope),
+        replication: raw.replication.map(Spanned::into_inner),
+        user: raw.user.and_then(|user| reader.required(user)),
+        options: raw.options,
+        url: url?,
+        path: path?,
+    }))
+}
+
+/// A value as it is named in a message.
+pub(crate) fn shown(value: &Spanned<DeValue<'_>>) -> String {
+    match value.get_ref().as_str() {
+        Some(text) => format!("{text:?}"),
+        None => format!("({})", value.get_ref().type_str()),
+    }
+}

@@ -1,0 +1,340 @@
+//! The topology file: reads it block by block, then checks what the blocks say of each other.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::DeValue;
+use weir_model::{GroupId, NodeId};
+
+use crate::model::{
+    Affinity, EdgeNode, Group, Overflow, PartLimits, Route, SinkNode, Stage, StoreConfig, Topology,
+};
+use crate::problem::{Problem, did_you_mean};
+use crate::read::{Address, Block, Checked, Reader, Value, words};
+use crate::size::ByteSize;
+use crate::store::{part_limits, shown, store};
+
+type Required<T> = Spanned<Checked<T>>;
+type Optional<T> = Option<Required<T>>;
+
+words!(Affinity { "none" => Self::None, "rack" => Self::Rack });
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRoot {
+    version: Spanned<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCluster {
+    name: Required<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEdge {
+    name: Required<NodeId>,
+    rack: Required<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawGroup {
+    id: Required<GroupId>,
+    quota: Optional<ByteSize>,
+    affinity: Optional<Affinity>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSink {
+    name: Required<NodeId>,
+    rack: Required<String>,
+    address: Required<Address<false>>,
+    weight: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawStage {
+    memory: Optional<ByteSize>,
+    disk: Optional<ByteSize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPart {
+    bytes: Optional<ByteSize>,
+    age: Optional<std::time::Duration>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRoute {
+    name: Optional<String>,
+    #[serde(rename = "match")]
+    patterns: Spanned<String>,
+    groups: Spanned<Vec<Spanned<String>>>,
+}
+
+/// Reads a topology file. `file` is the name that problems carry. Paths come back as written; see
+/// [`Topology::rebase`].
+///
+/// With the topology come the warnings.
+///
+/// # Errors
+/// All problems of the file, warnings among them, in the order of the file.
+pub fn parse_topology(text: &str, file: &str) -> Result<(Topology, Vec<Problem>), Vec<Problem>> {
+    let (mut reader, mut root) = Reader::open(file, text);
+    if reader.failed() {
+        return Err(reader.into_problems());
+    }
+    let topology = read(&mut reader, &mut root);
+    match topology {
+        Some(topology) if !reader.failed() => Ok((topology, reader.into_problems())),
+        _ => Err(reader.into_problems()),
+    }
+}
+
+fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
+    let cluster = reader.take_table(root, "cluster");
+    let edges = reader.take_tables(root, "edge");
+    let groups = reader.take_tables(root, "group");
+    let routes = reader.take_tables(root, "route");
+    version(reader, root);
+
+    if cluster.is_none() {
+        let hint = "write [cluster] and below it name = \"…\"".to_owned();
+        reader.error(0..0, "the file names no cluster", Some(hint));
+    }
+    let cluster: Option<RawCluster> = cluster.and_then(|block| reader.block(&block, &[]));
+    let cluster = cluster.and_then(|raw| reader.required(raw.name));
+
+    let mut nodes = Names::new("node");
+    let edges = edges.iter().filter_map(|block| edge(reader, block, &mut nodes)).collect();
+
+    // Taken before the groups are read: a group with a problem of its own is still known to routes.
+    let known =
+        groups.iter().filter_map(|group| Some(group.get_ref().get("id")?.get_ref().as_str()?.to_owned()));
+    let known: Vec<String> = known.collect();
+    let mut ids = Names::new("group");
+    let groups = groups.into_iter().filter_map(|block| group(reader, block, &known, &mut ids, &mut nodes));
+    let groups = groups.collect();
+    let routes = self::routes(reader, &routes, &known);
+    Some(Topology { cluster: cluster?, edges, groups, routes })
+}
+
+fn version(reader: &mut Reader<'_>, root: &Block<'_>) {
+    let raw: Option<RawRoot> = reader.block(root, &["cluster", "edge", "group", "route"]);
+    if let Some(version) = raw.map(|raw| raw.version).filter(|version| *version.get_ref() != 1) {
+        let message = format!("version {} of the file format is not known", version.get_ref());
+        reader.error(version.span(), message, Some("write version = 1".to_owned()));
+    }
+}
+
+fn edge(reader: &mut Reader<'_>, block: &Block<'_>, nodes: &mut Names) -> Option<EdgeNode> {
+    let raw: RawEdge = reader.block(block, &[])?;
+    let name = nodes.required(reader, raw.name);
+    let rack = reader.required(raw.rack);
+    Some(EdgeNode { name: name?, rack: rack? })
+}
+
+fn group(
+    reader: &mut Reader<'_>,
+    mut block: Block<'_>,
+    known: &[String],
+    ids: &mut Names,
+    nodes: &mut Names,
+) -> Option<Group> {
+    let sinks = reader.take_tables(&mut block, "sink");
+    let stage = reader.take_table(&mut block, "stage");
+    let part = reader.take_table(&mut block, "part");
+    let store_block = reader.take_table(&mut block, "store");
+    let overflow = block.get_mut().remove("overflow");
+
+    if sinks.is_empty() {
+        let hint = "write sink = [{ name = \"…\", rack = \"…\", address = \"host:port\" }]".to_owned();
+        reader.error(block.span(), "the group has no sinks", Some(hint));
+    }
+    let sinks: Vec<SinkNode> = sinks.iter().filter_map(|block| sink(reader, block, nodes)).collect();
+    let stage = self::stage(reader, stage);
+    let raw: Option<RawGroup> = reader.block(&block, &["sink", "stage", "part", "store", "overflow"]);
+    let raw = raw?;
+    let id = ids.required(reader, raw.id)?;
+    let quota = reader.value_or(raw.quota, ByteSize::mebibytes(10 << 10));
+    let affinity = reader.value_or(raw.affinity, Affinity::None);
+    let overflow = self::overflow(reader, overflow, &id, known);
+    let Some(store_block) = store_block else {
+        let hint = "write [group.store] and below it kind = \"file\", \"kafka\" or \"hdfs\"".to_owned();
+        reader.error(block.span(), "the group has no store", Some(hint));
+        return None;
+    };
+    let store = store(reader, store_block, &id)?;
+    let part = self::part(reader, part, &store);
+    Some(Group { id, quota, overflow, affinity, sinks, stage, part, store })
+}
+
+fn sink(reader: &mut Reader<'_>, block: &Block<'_>, nodes: &mut Names) -> Option<SinkNode> {
+    let raw: RawSink = reader.block(block, &[])?;
+    let name = nodes.required(reader, raw.name);
+    let rack = reader.required(raw.rack);
+    let address = reader.required(raw.address);
+    if let Some(weight) = raw.weight.as_ref().filter(|weight| *weight.get_ref() == 0) {
+        let hint =
+            "a weight is 1 or more; leave the sink out of the file to take it out of service".to_owned();
+        reader.error(weight.span(), "a sink of weight 0 would get no work", Some(hint));
+    }
+    let weight = raw.weight.map_or(1, Spanned::into_inner);
+    Some(SinkNode { name: name?, rack: rack?, address: address?.0, weight })
+}
+
+fn overflow(
+    reader: &mut Reader<'_>,
+    value: Option<Spanned<DeValue<'_>>>,
+    group: &GroupId,
+    known: &[String],
+) -> Overflow {
+    const DIVERT: &str = "divert";
+    let Some(value) = value else { return Overflow::Block };
+    let span = value.span();
+    let later = || Some("this version has \"block\" and \"drop_newest\"".to_owned());
+    match value.get_ref() {
+        DeValue::String(text) if text == "block" => return Overflow::Block,
+        DeValue::String(text) if text == "drop_newest" => return Overflow::DropNewest,
+        DeValue::String(text) if text == "drop_oldest" => {
+            reader.error(span, "\"drop_oldest\" does not work in this version", later());
+            return Overflow::DropOldest;
+        }
+        DeValue::Table(table) if table.len() == 1 && table.contains_key(DIVERT) => {
+            let to = &table[DIVERT];
+            let (at, name) = (to.span(), to.get_ref().as_str().unwrap_or_default());
+            reader.error(span, "divert does not work in this version", later());
+            if name == group.as_str() {
+                reader.error(at, "a group cannot divert to itself", None);
+            } else if !known.iter().any(|id| id == name) {
+                let hint = did_you_mean(name, known.iter().map(String::as_str));
+                reader.error(at, format!("there is no group {}", shown(to)), hint);
+            } else if let Ok(to) = GroupId::new(name) {
+                return Overflow::Divert(to);
+            }
+        }
+        other => {
+            let hint = did_you_mean(other.as_str().unwrap_or_default(), ["block", "drop_newest"]);
+            reader.error(span, format!("{} is not known here", shown(&value)), hint);
+        }
+    }
+    Overflow::Block
+}
+
+fn stage(reader: &mut Reader<'_>, block: Option<Block<'_>>) -> Stage {
+    let raw: Option<RawStage> = block.and_then(|block| reader.block(&block, &[]));
+    let (memory, disk) = raw.map_or((None, None), |raw| (raw.memory, raw.disk));
+    Stage {
+        memory: reader.value_or(memory, ByteSize::mebibytes(256)),
+        disk: reader.value_or(disk, ByteSize::mebibytes(4 << 10)),
+    }
+}
+
+fn part(reader: &mut Reader<'_>, block: Option<Block<'_>>, store: &StoreConfig) -> PartLimits {
+    let default = part_limits(store);
+    let raw: Option<RawPart> = block.and_then(|block| reader.block(&block, &[]));
+    let (bytes, age) = raw.map_or((None, None), |raw| (raw.bytes, raw.age));
+    PartLimits { bytes: positive(reader, bytes, default.bytes), age: positive(reader, age, default.age) }
+}
+
+/// A limit that may not be zero: a part would be closed before it holds anything.
+fn positive<T: Value + Default + PartialEq>(reader: &mut Reader<'_>, value: Optional<T>, default: T) -> T {
+    let span = value.as_ref().map(Spanned::span);
+    let value = reader.value_or(value, default);
+    if let Some(span) = span.filter(|_| value == T::default()) {
+        reader.error(span, "a part needs a limit above 0", None);
+    }
+    value
+}
+
+fn routes(reader: &mut Reader<'_>, blocks: &[Block<'_>], known: &[String]) -> Vec<Route> {
+    let mut routes = Vec::new();
+    let mut catch_all: Option<Range<usize>> = None;
+    let mut unread = false;
+    for block in blocks {
+        let Some(raw) = reader.block::<RawRoute>(block, &[]) else {
+            unread = true;
+            continue;
+        };
+        let place = raw.patterns.span();
+        if let Some(earlier) = &catch_all {
+            let line = reader.line(earlier.clone());
+            let hint = "put this route before it, or delete one of them".to_owned();
+            reader.warn(
+                place.clone(),
+                format!("no event gets here: line {line} takes every tag"),
+                Some(hint),
+            );
+        } else if raw.patterns.get_ref().split_whitespace().any(|pattern| pattern == "**") {
+            catch_all = Some(place.clone());
+        }
+        if raw.patterns.get_ref().trim().is_empty() {
+            let hint = "write match = \"**\" for every tag".to_owned();
+            reader.error(place, "the route matches nothing", Some(hint));
+        }
+        let name = raw.name.and_then(|name| reader.required(name));
+        let groups = targets(reader, raw.groups, known);
+        routes.push(Route { name, patterns: raw.patterns.into_inner(), groups });
+    }
+    if catch_all.is_none() && !unread {
+        let hint = "add a last [[route]] with match = \"**\"".to_owned();
+        let place = blocks.last().map_or(0..0, Spanned::span);
+        reader.warn(place, "events that match no route are dropped and counted", Some(hint));
+    }
+    routes
+}
+
+fn targets(reader: &mut Reader<'_>, names: Spanned<Vec<Spanned<String>>>, known: &[String]) -> Vec<GroupId> {
+    if names.get_ref().is_empty() {
+        let hint = "name one group at least".to_owned();
+        reader.error(names.span(), "the route leads nowhere", Some(hint));
+    }
+    let mut groups = Vec::new();
+    for name in names.into_inner() {
+        let text = name.get_ref();
+        match GroupId::new(text) {
+            Ok(id) if groups.contains(&id) => {
+                reader.error(name.span(), format!("group {text:?} is named twice"), None);
+            }
+            Ok(id) if known.contains(text) => groups.push(id),
+            _ => {
+                let hint = did_you_mean(text, known.iter().map(String::as_str));
+                reader.error(name.span(), format!("there is no group {text:?}"), hint);
+            }
+        }
+    }
+    groups
+}
+
+/// Names of one kind that were seen, and the line of each.
+struct Names {
+    what: &'static str,
+    lines: BTreeMap<String, usize>,
+}
+
+impl Names {
+    fn new(what: &'static str) -> Self {
+        Self { what, lines: BTreeMap::new() }
+    }
+
+    /// Reads a name, and reports one that was seen before.
+    fn required<T: ToString>(&mut self, reader: &mut Reader<'_>, read: Required<T>) -> Option<T> {
+        let span = read.span();
+        let name = reader.required(read)?;
+        let line = reader.line(span.clone());
+        if let Some(earlier) = self.lines.insert(name.to_string(), line) {
+            let (what, name) = (self.what, name.to_string());
+            let hint = format!("the other is in line {earlier}; a name belongs to one {what} of the cluster");
+            reader.error(span, format!("there are two {what}s {name:?}"), Some(hint));
+        }
+        Some(name)
+    }
+}

@@ -1,0 +1,186 @@
+//! What is reported of a wrong file, and where. Each case is a change to a file that is right.
+
+use weir_topology::{Problem, Severity, parse_node, parse_topology};
+
+const TOPOLOGY: &str = r#"version = 1
+[cluster]
+name = "test"
+[[edge]]
+name = "edge-1"
+rack = "r1"
+[[group]]
+id = "app"
+quota = "1GiB"
+overflow = "block"
+sink = [{ name = "app-1", rack = "r1", address = "host:24401", weight = 1 }]
+[group.part]
+age = "5s"
+[group.store]
+kind = "file"
+path = "out"
+[[group]]
+id = "bus"
+[[group.sink]]
+name = "bus-1"
+rack = "r1"
+address = "[::1]:24402"
+[group.store]
+kind = "kafka"
+brokers = ["host:9092"]
+[[route]]
+match = "app.**"
+groups = ["app"]
+[[route]]
+match = "** sys.*"
+groups = ["app", "bus"]
+"#;
+
+const NODE: &str = r#"name = "edge-1"
+role = "edge"
+rack = "r1"
+data_dir = "data"
+topology = "topology.toml"
+[listen]
+forward = "127.0.0.1:0"
+[tls]
+ca = "ca.crt"
+cert = "edge-1.crt"
+key = "edge-1.key"
+"#;
+
+/// Text that is taken out, text that is put in, and what is reported then: `line:column`, a piece of the
+/// message, a piece of the hint.
+type Case = (&'static str, &'static str, &'static [(&'static str, &'static str, &'static str)]);
+
+const WRONG_TOPOLOGIES: &[Case] = &[
+    ("version = 1", "version = = 1", &[("1:11", "extra `=`", "")]),
+    ("version = 1", "version = 2", &[("1:11", "version 2", "version = 1")]),
+    ("version = 1\n", "", &[("1:1", "missing field `version`", "")]),
+    ("quota =", "qouta =", &[("9:1", "unknown key `qouta`", "did you mean \"quota\"?")]),
+    ("weight =", "wieght =", &[("11:64", "unknown key `wieght`", "weight")]),
+    ("[[edge]]", "[[edges]]", &[("4:3", "unknown key `edges`", "did you mean \"edge\"?")]),
+    ("path =", "pathh = \"\"\npath =", &[("16:1", "unknown key `pathh`", "did you mean \"path\"?")]),
+    ("rack = \"r1\"\n[[group]]", "[[group]]", &[("4:1", "missing field `rack`", "")]),
+    ("\"app-1\"", "\"edge-1\"", &[("11:18", "two nodes \"edge-1\"", "line 5")]),
+    ("\"bus-1\"", "\"app-1\"", &[("20:8", "two nodes \"app-1\"", "line 11")]),
+    (
+        "id = \"bus\"",
+        "id = \"app\"",
+        &[("18:6", "two groups \"app\"", "line 8"), ("31:18", "no group \"bus\"", "app")],
+    ),
+    ("groups = [\"app\"]", "groups = [\"apq\"]", &[("28:11", "no group \"apq\"", "did you mean \"app\"?")]),
+    ("\"app\", \"bus\"", "\"bus\", \"bus\"", &[("31:18", "named twice", "")]),
+    ("groups = [\"app\"]", "groups = []", &[("28:10", "leads nowhere", "")]),
+    (
+        "sink = [{ name = \"app-1\", rack = \"r1\", address = \"host:24401\", weight = 1 }]",
+        "sink = []",
+        &[("7:1", "no sinks", "sink = [{")],
+    ),
+    ("host:24401", "host", &[("11:50", "has no port", "host:port")]),
+    ("host:24401", "host:0", &[("11:50", "port 0", "")]),
+    ("[::1]:24402", "::1:24402", &[("22:11", "not an address", "[::1]")]),
+    ("weight = 1", "weight = 0", &[("11:73", "weight 0", "1 or more")]),
+    ("\"1GiB\"", "\"1 pound\"", &[("9:9", "\"1 pound\" is not a size", "64MiB")]),
+    ("\"5s\"", "5", &[("13:7", "\"5\" is not a duration", "200ms")]),
+    ("\"5s\"", "\"0s\"", &[("13:7", "above 0", "")]),
+    ("brokers = [\"host:9092\"]", "brokers = []", &[("25:11", "needs brokers", "brokers = [")]),
+    ("brokers = [\"host:9092\"]", "", &[("23:1", "needs brokers", "brokers = [")]),
+    ("\"kafka\"", "\"kafak\"", &[("24:8", "no store is of kind \"kafak\"", "did you mean \"kafka\"?")]),
+    ("kind = \"file\"\n", "", &[("14:1", "no kind", "file, kafka, hdfs")]),
+    ("\"app.**\"", "\" \"", &[("27:9", "matches nothing", "**")]),
+    ("\"block\"", "\"blok\"", &[("10:12", "\"blok\" is not known", "did you mean \"block\"?")]),
+    ("\"block\"", "\"drop_oldest\"", &[("10:12", "does not work in this version", "drop_newest")]),
+    ("\"block\"", "{ divert = \"bus\" }", &[("10:12", "does not work in this version", "drop_newest")]),
+    ("\"block\"", "{ divert = \"app\" }", &[("10:12", "does not work", ""), ("10:23", "to itself", "")]),
+    (
+        "\"block\"",
+        "{ divert = \"bux\" }",
+        &[("10:12", "does not work", ""), ("10:23", "no group \"bux\"", "bus")],
+    ),
+    ("id = \"bus\"", "id = \"b/s\"", &[("18:6", "may hold only", ""), ("31:18", "no group \"bus\"", "")]),
+];
+
+const WARNED_TOPOLOGIES: &[Case] = &[
+    ("\"app.**\"", "\"**\"", &[("30:9", "line 27 takes every tag", "before")]),
+    ("\"** sys.*\"", "\"sys.*\"", &[("29:1", "dropped and counted", "**")]),
+    ("", "", &[]),
+];
+
+const WRONG_NODES: &[Case] = &[
+    (
+        "rack",
+        "rakc",
+        &[("1:1", "missing field `rack`", ""), ("3:1", "unknown key `rakc`", "did you mean \"rack\"?")],
+    ),
+    ("\"edge\"", "\"egde\"", &[("2:8", "\"egde\" is not known", "edge")]),
+    ("name = \"edge-1\"", "name = 7", &[("1:8", "where text belongs", "\"7\"")]),
+    ("127.0.0.1:0", "127.0.0.1", &[("7:11", "has no port", "host:port")]),
+    ("\"edge\"", "\"sink\"", &[("7:11", "no forward listener", "link")]),
+    ("forward =", "link =", &[("7:8", "no link listener", "link")]),
+    (
+        "key = \"edge-1.key\"",
+        "kye = \"edge-1.key\"",
+        &[("8:1", "missing field `key`", ""), ("11:1", "unknown key `kye`", "key")],
+    ),
+    ("\"data\"", "\"\"", &[("4:12", "empty", "")]),
+    (
+        "[listen]",
+        "listen = 1\n[listening]",
+        &[("6:10", "is a table", ""), ("7:2", "unknown key `listening`", "listen")],
+    ),
+];
+
+/// Runs `parse` on each changed file and shows all cases that went otherwise at once.
+fn check(right: &str, cases: &[Case], severity: Severity, parse: impl Fn(&str) -> Vec<Problem>) {
+    let mut failures = String::new();
+    for (from, to, expected) in cases {
+        assert!(right.contains(from), "{from:?} is not in the file that is changed");
+        let found = parse(&right.replacen(from, to, 1));
+        let as_expected = |(problem, (place, message, hint)): (&Problem, &(&str, &str, &str))| {
+            format!("{}:{}", problem.line, problem.column) == *place
+                && problem.message.contains(message)
+                && problem.hint.as_deref().unwrap_or_default().contains(hint)
+                && problem.severity == severity
+        };
+        if found.len() != expected.len() || !found.iter().zip(*expected).all(as_expected) {
+            let found: String = found.iter().map(|problem| format!("{problem}\n")).collect();
+            failures += &format!("{from:?} became {to:?}; expected {expected:?}, found\n{found}\n");
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+}
+
+#[test]
+fn wrong_topologies() {
+    let parse = |text: &str| parse_topology(text, "t.toml").err().unwrap_or_default();
+    check(TOPOLOGY, WRONG_TOPOLOGIES, Severity::Error, parse);
+}
+
+#[test]
+fn warned_topologies() {
+    let parse = |text: &str| parse_topology(text, "t.toml").unwrap().1;
+    check(TOPOLOGY, WARNED_TOPOLOGIES, Severity::Warning, parse);
+}
+
+#[test]
+fn wrong_nodes() {
+    parse_node(NODE, "n.toml").expect(NODE);
+    let parse = |text: &str| parse_node(text, "n.toml").err().unwrap_or_default();
+    check(NODE, WRONG_NODES, Severity::Error, parse);
+}
+
+#[test]
+fn all_problems_come_at_once() {
+    let changes = [
+        ("name = \"test\"", "nam = \"test\""),
+        ("\"1GiB\"", "\"x\""),
+        ("weight = 1", "weight = 0"),
+        ("kind = \"file\"", "kind = \"flie\""),
+        ("\"bus\"\n", "\"bus\"\nquotta = 1\nafinity = 2\n"),
+        ("groups = [\"app\"]", "groups = [\"nowhere\"]"),
+    ];
+    let text = changes.iter().fold(TOPOLOGY.to_owned(), |text, (from, to)| text.replacen(from, to, 1));
+    let found = parse_topology(&text, "t.toml").expect_err(&text);
+    let lines: Vec<usize> = found.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [2, 3, 9, 11, 15, 19, 20, 30], "{found:#?}");
+}
