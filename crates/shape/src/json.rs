@@ -15,7 +15,7 @@
 //! A key that is no string becomes the text of its value: `nil` is `""`, 7 is `"7"`, true is `"true"`. What has no text
 //! (arrays, maps, bin that is no UTF-8, other ext) becomes `$msgpack:` and the base64 of its MessagePack. JSON in a key
 //! would double its backslashes at each level, so that a few hundred bytes of input could fill any memory; this way
-//! the output is at most about ten times the input.
+//! the output is at most a dozen times the input.
 //!
 //! Strings escape what RFC 8259, section 7 demands and nothing else. Base64 is the standard alphabet, padded.
 //! Left out on purpose: pretty printing, and any opinion on what a record says.
