@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
             let span = error.span().unwrap_or_else(|| block.span());
             // serde's words for `deny_unknown_fields`, which carry the names that it knows.
             let Some(names) = error.message().strip_prefix("unknown field ") else {
-                self.error(span, error.message(), None);
+                self.error(span, error.message(), form_hint(error.message()));
                 return None;
             };
             let mut names = names.split('`').skip(1).step_by(2);
@@ -144,6 +144,14 @@ impl<'a> Reader<'a> {
         let span = read.span();
         read.into_inner().0.map_err(|(message, hint)| self.error(span, message, hint)).ok()
     }
+}
+
+/// What to do about serde's words for the two other things that go wrong with the form of a block.
+fn form_hint(message: &str) -> Option<String> {
+    if let Some(key) = message.strip_prefix("missing field ") {
+        return Some(format!("add the key {key} to this table"));
+    }
+    message.ends_with("expected a string").then(|| "write it in quotes".to_owned())
 }
 
 /// A value that can be written as text, and some as a number.

@@ -106,7 +106,7 @@ fn kafka(reader: &mut Reader<'_>, block: &Block<'_>, group: &GroupId) -> Option<
         Some(brokers) => (brokers.span(), brokers.into_inner()),
         None => (block.span(), Vec::new()),
     };
-    if brokers.iter().all(|broker| broker.trim().is_empty()) {
+    if brokers.is_empty() || brokers.iter().any(|broker| broker.trim().is_empty()) {
         let hint =
             "write brokers = [\"kafka-1.example.org:9092\", …]; one that answers is enough to find the rest";
         reader.error(place, "a kafka store needs brokers", Some(hint.to_owned()));

@@ -1,0 +1,146 @@
+//! What a right file means: defaults, values that are given, and paths.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use weir_topology::{
+    Affinity, ByteSize, Codec, FileStore, Format, HdfsStore, KafkaKey, KafkaStore, Listen, LogFormat,
+    Overflow, PartLimits, Role, Stage, StoreConfig, Topology, parse_node, parse_topology,
+};
+
+fn with_store(rest_of_group: &str) -> Topology {
+    let text = format!(
+        "version = 1\ncluster.name = 'c'\n[[route]]\nmatch = '**'\ngroups = ['g']\n[[group]]\nid = 'g'\n\
+         sink = [{{ name = 's', rack = 'r', address = 'h:1' }}]\n{rest_of_group}"
+    );
+    parse_topology(&text, "t.toml").expect("a right file").0
+}
+
+fn part(mebibytes: u64, ms: u64) -> PartLimits {
+    PartLimits { bytes: ByteSize(mebibytes << 20), age: Duration::from_millis(ms) }
+}
+
+#[test]
+fn what_a_file_does_not_say() {
+    let file = with_store("store = { kind = 'file', path = 'out' }");
+    let group = &file.groups[0];
+    assert_eq!((group.quota, &group.overflow), (ByteSize(10 << 30), &Overflow::Block));
+    assert_eq!((group.affinity, group.sinks[0].weight), (Affinity::None, 1));
+    assert_eq!(group.stage, Stage { memory: ByteSize(256 << 20), disk: ByteSize(4 << 30) });
+    assert_eq!(group.part, part(64, 1_000));
+    assert_eq!(
+        group.store,
+        StoreConfig::File(FileStore {
+            path: "out".into(),
+            partition: "%Y/%m/%d/%H".into(),
+            codec: Codec::None,
+            format: Format::Envelope,
+            shared: false,
+        })
+    );
+
+    let kafka = with_store("store = { kind = 'kafka', brokers = ['a:1', 'b:2'] }");
+    assert_eq!(kafka.groups[0].part, part(16, 200));
+    assert_eq!(
+        kafka.groups[0].store,
+        StoreConfig::Kafka(KafkaStore {
+            brokers: "a:1,b:2".into(),
+            topic: "weir-g".into(),
+            key: KafkaKey::Tag,
+            compression: "lz4".into(),
+            transactions: true,
+            commit_topic: None,
+            dead_letter_topic: None,
+            options: [].into(),
+        })
+    );
+
+    let hdfs = with_store("store = { kind = 'hdfs', url = 'hdfs://n', path = '/p' }");
+    assert_eq!(hdfs.groups[0].part, part(128, 60_000));
+    assert_eq!(
+        hdfs.groups[0].store,
+        StoreConfig::Hdfs(HdfsStore {
+            url: "hdfs://n".into(),
+            path: "/p".into(),
+            partition: "%Y/%m/%d/%H".into(),
+            codec: Codec::None,
+            format: Format::Envelope,
+            replication: None,
+            user: None,
+            options: [].into(),
+        })
+    );
+}
+
+#[test]
+fn what_a_file_says() {
+    let text = "quota = 4096\noverflow = 'drop_newest'\naffinity = 'rack'\nstage = { memory = '1MiB', disk = '2MiB' }\n\
+                part = { bytes = '3MiB', age = '4s' }\n[group.store]\nkind = 'kafka'\nbrokers = ['a:1']\n\
+                topic = 't'\nkey = 'none'\ncompression = 'none'\ntransactions = false\ncommit_topic = 'c'\n\
+                dead_letter_topic = 'd'\noptions = { 'linger.ms' = '5' }";
+    let topology = with_store(text);
+    let group = &topology.groups[0];
+    assert_eq!((group.quota, &group.overflow), (ByteSize(4096), &Overflow::DropNewest));
+    assert_eq!(group.affinity, Affinity::Rack);
+    assert_eq!(group.stage, Stage { memory: ByteSize(1 << 20), disk: ByteSize(2 << 20) });
+    assert_eq!(group.part, part(3, 4_000));
+    assert_eq!(
+        group.store,
+        StoreConfig::Kafka(KafkaStore {
+            brokers: "a:1".into(),
+            topic: "t".into(),
+            key: KafkaKey::None,
+            compression: "none".into(),
+            transactions: false,
+            commit_topic: Some("c".into()),
+            dead_letter_topic: Some("d".into()),
+            options: [("linger.ms".to_owned(), "5".to_owned())].into(),
+        })
+    );
+}
+
+#[test]
+fn paths_start_at_the_directory_of_their_file() {
+    let mut topology = with_store("store = { kind = 'file', path = '../out' }");
+    topology.rebase(Path::new("/etc/weir"));
+    assert!(
+        matches!(&topology.groups[0].store, StoreConfig::File(file) if file.path == Path::new("/etc/weir/../out"))
+    );
+
+    let text = "name = 'n'\nrole = 'sink'\nrack = 'r'\ndata_dir = '/var/weir'\ntopology = 't.toml'\n\
+                tls = { ca = 'ca', cert = 'tls/n.crt', key = '/key' }";
+    let mut node = parse_node(text, "n.toml").unwrap();
+    node.rebase(Path::new("/etc/weir"));
+    assert_eq!((node.data_dir, node.topology), ("/var/weir".into(), PathBuf::from("/etc/weir/t.toml")));
+    let tls = node.tls;
+    assert_eq!(
+        [tls.ca, tls.cert, tls.key],
+        ["/etc/weir/ca", "/etc/weir/tls/n.crt", "/key"].map(PathBuf::from)
+    );
+}
+
+#[test]
+fn where_a_node_listens() {
+    let listens = |role: &str, listen: &str| {
+        let text = format!(
+            "name = 'n'\nrole = '{role}'\nrack = 'r'\ndata_dir = 'd'\ntopology = 't'\nlisten = {{ {listen} }}\n\
+             tls = {{ ca = 'a', cert = 'c', key = 'k' }}\nlog = {{ format = 'json' }}"
+        );
+        let node = parse_node(&text, "n.toml").unwrap();
+        assert_eq!((node.log.level.as_str(), node.log.format), ("info", LogFormat::Json));
+        assert_eq!(node.role, if role == "edge" { Role::Edge } else { Role::Sink });
+        node.listen
+    };
+    let listen = |forward: Option<&str>, link: Option<&str>, metrics: &str| Listen {
+        forward: forward.map(Into::into),
+        link: link.map(Into::into),
+        metrics: Some(metrics.into()),
+    };
+    assert_eq!(listens("edge", ""), listen(Some("0.0.0.0:24224"), None, "127.0.0.1:24220"));
+    assert_eq!(listens("edge", "forward = '[::]:0', metrics = 'm:1'"), listen(Some("[::]:0"), None, "m:1"));
+    assert_eq!(listens("sink", ""), listen(None, None, "127.0.0.1:24220"));
+    assert_eq!(
+        listens("sink", "link = '0.0.0.0:24400'"),
+        listen(None, Some("0.0.0.0:24400"), "127.0.0.1:24220")
+    );
+}
