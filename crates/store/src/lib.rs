@@ -7,6 +7,10 @@
 //!
 //! Left out on purpose: edges, QUIC, promises between nodes (those are `transit`'s), and any particular store.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod memory;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
