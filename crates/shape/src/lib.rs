@@ -16,4 +16,4 @@ mod time;
 pub use codec::{Codec, CodecWriter};
 pub use events::{Event, Format, ShapeError, UNPACKED_BYTES_MAX, each_event};
 pub use json::{Transcoder, write_json};
-pub use partition::{Partitioner, TemplateError};
+pub use partition::{Partitioner, TagPartitions, TemplateError};

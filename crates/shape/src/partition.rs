@@ -2,8 +2,6 @@
 //!
 //! Left out on purpose: file names, and anything finer than the minutes that a batch's header counts.
 
-use std::sync::Arc;
-
 use weir_model::BatchHeader;
 use weir_store::Partition;
 
@@ -95,18 +93,16 @@ impl Partitioner {
     /// The partitions into which the events of a batch with this header fall: sorted, each once, never none.
     #[must_use]
     pub fn partitions(&self, header: &BatchHeader) -> Vec<Partition> {
-        let tag = &*header.tag;
-        let received = header.received_ns.div_euclid(SECOND_NS);
+        let mut of_tag = self.of_tag(&header.tag);
         if !self.timed || header.minutes.is_empty() {
-            return vec![self.partition_of(tag, received)];
+            return vec![of_tag.at(header.received_ns.div_euclid(SECOND_NS)).clone()];
         }
-        let texts = self.tag_texts(tag);
         let mut partitions: Vec<Partition> = Vec::new();
         for minute in &header.minutes {
-            let path = self.path(&texts, minute.minute.saturating_mul(60));
+            let partition = of_tag.at(minute.minute.saturating_mul(60));
             // Neighbouring minutes mostly share their partition.
-            if partitions.last().is_none_or(|last| **last != *path) {
-                partitions.push(path.into());
+            if partitions.last() != Some(partition) {
+                partitions.push(partition.clone());
             }
         }
         partitions.sort_unstable();
@@ -115,43 +111,71 @@ impl Partitioner {
     }
 
     /// The partition of an event with this tag, `secs` seconds after 1970. It is one of
-    /// [`partitions`](Self::partitions) of its batch's header.
+    /// [`partitions`](Self::partitions) of its batch's header. For many events of one tag see
+    /// [`of_tag`](Self::of_tag).
     #[must_use]
     pub fn partition_of(&self, tag: &str, secs: i64) -> Partition {
-        Arc::from(self.path(&self.tag_texts(tag), secs))
+        self.of_tag(tag).at(secs).clone()
     }
 
-    /// The text of each piece that is the same for all events of a tag; empty for pieces of time.
-    fn tag_texts(&self, tag: &str) -> Vec<String> {
+    /// The partitions of the events of one tag, as [`partition_of`](Self::partition_of) names them: next to free for an
+    /// event in the same minute as the one before.
+    #[must_use]
+    pub fn of_tag(&self, tag: &str) -> TagPartitions<'_> {
         let text = |piece: &Piece| match piece {
             Piece::Literal(text) => text.clone(),
             Piece::Tag => component_of(tag),
             Piece::TagElement(index) => component_of(tag.split('.').nth(*index).unwrap_or_default()),
-            _ => String::new(),
+            Piece::Year | Piece::Month | Piece::Day | Piece::Hour | Piece::Minute => String::new(),
         };
-        self.pieces.iter().map(text).collect()
+        let texts = self.pieces.iter().map(text).collect();
+        TagPartitions { partitioner: self, texts, current: None }
     }
+}
 
-    fn path(&self, tag_texts: &[String], secs: i64) -> String {
-        // As `Event::time_ns` is cut, so that the header's minutes and the events agree.
-        let civil = Civil::of(secs.clamp(SECS_MIN, SECS_MAX));
-        let mut path = String::new();
-        let number = |path: &mut String, two: u8| path.extend(two_digits(two).map(char::from));
-        for (piece, text) in self.pieces.iter().zip(tag_texts) {
-            match piece {
-                Piece::Literal(_) | Piece::Tag | Piece::TagElement(_) => path.push_str(text),
-                Piece::Year => {
-                    number(&mut path, (civil.year / 100) as u8);
-                    number(&mut path, (civil.year % 100) as u8);
-                }
-                Piece::Month => number(&mut path, civil.month),
-                Piece::Day => number(&mut path, civil.day),
-                Piece::Hour => number(&mut path, civil.hour),
-                Piece::Minute => number(&mut path, civil.minute),
-            }
-        }
-        path
+/// The partitions of one tag's events; [`Partitioner::of_tag`] makes it.
+#[derive(Debug)]
+pub struct TagPartitions<'p> {
+    partitioner: &'p Partitioner,
+    /// For each piece of the template its text; empty for pieces of time.
+    texts: Vec<String>,
+    /// The minute of the last event, and its partition.
+    current: Option<(i64, Partition)>,
+}
+
+impl TagPartitions<'_> {
+    /// The partition of an event `secs` seconds after 1970.
+    #[inline]
+    pub fn at(&mut self, secs: i64) -> &Partition {
+        let minute = if self.partitioner.timed { secs.div_euclid(60) } else { 0 };
+        let current = self.current.take().filter(|(of, _)| *of == minute);
+        let (_, partition) = self
+            .current
+            .insert(current.unwrap_or_else(|| (minute, path(self.partitioner, &self.texts, secs))));
+        partition
     }
+}
+
+#[cold]
+fn path(partitioner: &Partitioner, texts: &[String], secs: i64) -> Partition {
+    // As `Event::time_ns` is cut, so that the header's minutes and the events agree.
+    let civil = Civil::of(secs.clamp(SECS_MIN, SECS_MAX));
+    let mut path = String::new();
+    let number = |path: &mut String, two: u8| path.extend(two_digits(two).map(char::from));
+    for (piece, text) in partitioner.pieces.iter().zip(texts) {
+        match piece {
+            Piece::Literal(_) | Piece::Tag | Piece::TagElement(_) => path.push_str(text),
+            Piece::Year => {
+                number(&mut path, (civil.year / 100) as u8);
+                number(&mut path, (civil.year % 100) as u8);
+            }
+            Piece::Month => number(&mut path, civil.month),
+            Piece::Day => number(&mut path, civil.day),
+            Piece::Hour => number(&mut path, civil.hour),
+            Piece::Minute => number(&mut path, civil.minute),
+        }
+    }
+    path.into()
 }
 
 /// The pieces of one path component of a template.

@@ -51,6 +51,7 @@ proptest! {
         template in prop::sample::select(&TEMPLATES),
     ) {
         let partitioner = Partitioner::new(template).unwrap();
+        let mut of_tag = partitioner.of_tag(&tag);
         let of_events: BTreeSet<Partition> = secs
             .iter()
             .map(|secs| {
@@ -58,6 +59,7 @@ proptest! {
                 let time_ns = (i128::from(*secs) * 1_000_000_000).clamp(i64::MIN.into(), i64::MAX.into()) as i64;
                 let of_time = partitioner.partition_of(&tag, time_ns.div_euclid(1_000_000_000));
                 assert_eq!(of_time, partitioner.partition_of(&tag, *secs));
+                assert_eq!(&of_time, of_tag.at(*secs));
                 of_time
             })
             .collect();
