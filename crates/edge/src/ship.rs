@@ -1,0 +1,496 @@
+//! One group's way out: drives its [`Dispatcher`]. The log is read, batches go over sessions to sinks, promises
+//! go to the journal, and what the store has is trimmed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use weir_link::{Connection, Dialer};
+use weir_model::{BatchHeader, Epoch, GroupId, LogId, NodeId, Seq, SeqRanges};
+use weir_routing::{Member, Ring};
+use weir_spool::{GroupLog, Journal, Options, Reader, Stored};
+use weir_telemetry::{Health, names};
+use weir_topology::{Affinity, Group};
+use weir_transit::{
+    Dispatcher, DispatcherConfig, DispatcherOutput, JournalRecord, JournalRecordError, Placement, Recovered,
+    ToEdge,
+};
+
+use crate::StartError;
+use crate::session::{self, Outgoing, SessionHandle};
+
+/// Bytes of the log read at once.
+const READ_BYTES: usize = 2 << 20;
+/// Bytes of batches kept at hand between reading and sending; what does not fit is read again.
+const AT_HAND_BYTES_MAX: usize = 24 << 20;
+/// Above this the journal is rewritten as a snapshot.
+const JOURNAL_BYTES_MAX: u64 = 4 << 20;
+/// How often time passes for the dispatcher.
+const TICK: Duration = Duration::from_millis(100);
+/// Waits between attempts to reach a sink.
+const RETRY: std::ops::Range<u64> = 100..600;
+
+/// Why a group's log does not open.
+#[derive(Debug)]
+pub(crate) enum OpenFailed {
+    Log(weir_spool::OpenError),
+    Journal(JournalRecordError),
+}
+
+impl OpenFailed {
+    pub(crate) fn of(self, group: &GroupId) -> StartError {
+        let group = group.clone();
+        match self {
+            Self::Log(source) => StartError::Log { group, source },
+            Self::Journal(source) => StartError::Journal { group, source },
+        }
+    }
+}
+
+/// Opens a group's log and what its journal remembers.
+pub(crate) fn open(dir: &Path, options: Options) -> Result<(GroupLog, Journal, Recovered), OpenFailed> {
+    // The journal first: it knows the highest number ever named to a sink.
+    std::fs::create_dir_all(dir)
+        .map_err(|source| OpenFailed::Log(weir_spool::OpenError::Io { path: dir.to_owned(), source }))?;
+    let (journal, replay) = Journal::open(dir, "promises").map_err(OpenFailed::Log)?;
+    let mut recovered = Recovered::default();
+    for record in &replay.records {
+        recovered.replay(JournalRecord::decode(record).map_err(OpenFailed::Journal)?);
+    }
+    let promised = recovered.promises.values().filter_map(|(ranges, _)| ranges.iter().last());
+    let named = promised.chain(recovered.done.iter().last()).map(|range| range.end).max();
+    let options = Options { next_at_least: Seq(named.unwrap_or(0)), ..options };
+    let (log, recovery) = GroupLog::open(dir, options).map_err(OpenFailed::Log)?;
+    if !recovery.damaged.is_empty() {
+        error!(dir = %dir.display(), damaged = ?recovery.damaged, "records of the log are damaged and set aside; see `weir log verify`");
+        recovered.done.insert_all(&recovery.damaged);
+    }
+    if recovery.torn_bytes > 0 {
+        info!(dir = %dir.display(), bytes = recovery.torn_bytes, "cut off a torn tail: it was never acknowledged");
+    }
+    // What the log has trimmed away needs nothing more, whatever the journal forgot.
+    recovered.done.insert_range(0..recovery.first.0);
+    Ok((log, journal, recovered))
+}
+
+/// What the driver hears of.
+pub(crate) enum Input {
+    Connected { sink: NodeId, connection: Connection },
+    Disconnected { sink: NodeId, session: Epoch },
+    Message { sink: NodeId, session: Epoch, message: ToEdge },
+    Read { reader: Box<Reader>, records: Vec<Stored>, damaged: SeqRanges },
+    Damaged(SeqRanges),
+    Journaled(usize),
+    JournalFailed,
+}
+
+enum JournalJob {
+    Append(bytes::Bytes),
+    Rewrite(Vec<bytes::Bytes>),
+}
+
+/// What a shipper is made of.
+pub(crate) struct ShipperParts {
+    pub(crate) edge: NodeId,
+    pub(crate) rack: String,
+    pub(crate) group: Group,
+    pub(crate) log: GroupLog,
+    pub(crate) journal: Journal,
+    pub(crate) recovered: Recovered,
+    pub(crate) dialer: Arc<Dialer>,
+    pub(crate) health: Health,
+}
+
+/// A running driver of one group.
+pub(crate) struct Shipper {
+    stop: CancellationToken,
+    driver: JoinHandle<()>,
+    idle: watch::Receiver<bool>,
+}
+
+impl Shipper {
+    pub(crate) fn start(parts: ShipperParts) -> Self {
+        let stop = CancellationToken::new();
+        let (idle_tx, idle) = watch::channel(false);
+        let driver = tokio::spawn(drive(parts, stop.clone(), idle_tx));
+        Self { stop, driver, idle }
+    }
+
+    /// Waits until every batch of the log is in the store, or the deadline has come.
+    pub(crate) async fn wait_idle(&self, deadline: Instant) {
+        let mut idle = self.idle.clone();
+        let _ = tokio::time::timeout_at(deadline, idle.wait_for(|idle| *idle)).await;
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        let _ = self.driver.await;
+    }
+}
+
+struct RingPlacement(Ring);
+
+impl Placement for RingPlacement {
+    fn owner(&self, tag: &str, live: &dyn Fn(&NodeId) -> bool) -> Option<NodeId> {
+        self.0.owner(tag, live)
+    }
+}
+
+struct Driver {
+    group: GroupId,
+    dispatcher: Dispatcher,
+    log: GroupLog,
+    sessions: BTreeMap<NodeId, SessionHandle>,
+    at_hand: HashMap<Seq, Stored>,
+    at_hand_bytes: usize,
+    reader: Option<Box<Reader>>,
+    durable: watch::Receiver<Seq>,
+    jobs: mpsc::UnboundedSender<JournalJob>,
+    trim: bool,
+    offered: Seq,
+    inbox: mpsc::Sender<Input>,
+    reported: (u64, u64),
+}
+
+async fn drive(parts: ShipperParts, stop: CancellationToken, idle: watch::Sender<bool>) {
+    let ShipperParts { edge, rack, group, log, journal, recovered, dialer, health } = parts;
+    let began = Instant::now();
+    let members: Vec<Member> = group
+        .sinks
+        .iter()
+        .map(|sink| Member { node: sink.name.clone(), weight: sink.weight, rack: sink.rack.clone() })
+        .collect();
+    let own_rack = matches!(group.affinity, Affinity::Rack).then_some(rack.as_str());
+    let placement = Box::new(RingPlacement(Ring::new(&members, own_rack)));
+    let log_id = LogId { edge, group: group.id.clone(), incarnation: log.incarnation() };
+    let sinks = group.sinks.iter().map(|sink| sink.name.clone());
+    let (inbox, mut inputs) = mpsc::channel(1024);
+    let (jobs, queue) = mpsc::unbounded_channel();
+    let first = log.depth().first;
+    let mut driver = Driver {
+        group: group.id.clone(),
+        dispatcher: Dispatcher::new(
+            DispatcherConfig::default(),
+            log_id,
+            sinks,
+            placement,
+            recovered,
+            Duration::ZERO,
+        ),
+        reader: Some(Box::new(log.reader(first))),
+        durable: log.durable(),
+        log,
+        sessions: BTreeMap::new(),
+        at_hand: HashMap::new(),
+        at_hand_bytes: 0,
+        jobs,
+        trim: false,
+        offered: first,
+        inbox: inbox.clone(),
+        reported: (0, 0),
+    };
+    let journal_bytes = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let journaling = tokio::spawn(keep_journal(journal, queue, inbox.clone(), journal_bytes.clone()));
+    let condition = format!("group {}", group.id);
+    health.set_condition(&condition, Ok(()));
+
+    // No session before the journal has this start: epochs never go back.
+    driver.work();
+    loop {
+        match inputs.recv().await {
+            Some(Input::Journaled(records)) => {
+                driver.dispatcher.journaled(records);
+                break;
+            }
+            Some(Input::JournalFailed) | None => {
+                health.set_condition(&condition, Err("its journal cannot be written".to_owned()));
+                return;
+            }
+            Some(_) => {}
+        }
+    }
+    for sink in &group.sinks {
+        tokio::spawn(keep_connected(
+            dialer.clone(),
+            sink.name.clone(),
+            sink.address.clone(),
+            inbox.clone(),
+            stop.clone(),
+        ));
+    }
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0_u64;
+    loop {
+        tokio::select! {
+            input = inputs.recv() => match input {
+                Some(Input::JournalFailed) => {
+                    error!(group = %driver.group, "the journal cannot be written: nothing more is given to sinks until this edge is restarted");
+                    health.set_condition(&condition, Err("its journal cannot be written; see the log, then restart".to_owned()));
+                    break;
+                }
+                Some(input) => driver.take(input),
+                None => break,
+            },
+            _ = driver.durable.changed() => {}
+            _ = tick.tick() => {
+                driver.dispatcher.tick(began.elapsed());
+                driver.trim();
+                ticks += 1;
+                if ticks.is_multiple_of(10) {
+                    driver.report();
+                }
+                if journal_bytes.load(std::sync::atomic::Ordering::Relaxed) > JOURNAL_BYTES_MAX {
+                    journal_bytes.store(0, std::sync::atomic::Ordering::Relaxed);
+                    driver.rewrite_journal();
+                }
+            }
+            () = stop.cancelled() => break,
+        }
+        driver.work();
+        let durable = *driver.durable.borrow_and_update();
+        let is_idle = driver.offered >= durable && driver.dispatcher.is_idle();
+        idle.send_if_modified(|idle| std::mem::replace(idle, is_idle) != is_idle);
+    }
+    driver.trim();
+    driver.sessions.clear();
+    drop(driver);
+    let _ = journaling.await;
+}
+
+impl Driver {
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Connected { sink, connection } => {
+                if let Some((session, hello)) = self.dispatcher.greet(&sink) {
+                    info!(group = %self.group, %sink, address = %connection.remote_address(), "connected to sink");
+                    let handle = session::begin(
+                        connection,
+                        sink.clone(),
+                        session,
+                        hello,
+                        self.log.clone(),
+                        self.inbox.clone(),
+                    );
+                    self.sessions.insert(sink, handle);
+                }
+            }
+            Input::Disconnected { sink, session } => {
+                self.dispatcher.disconnected(&sink, Some(session));
+                if self.sessions.get(&sink).is_some_and(|handle| handle.epoch == session) {
+                    self.sessions.remove(&sink);
+                    warn!(group = %self.group, %sink, "lost the connection to the sink; its unpromised batches go elsewhere");
+                }
+            }
+            Input::Message { sink, session, message } => self.dispatcher.handle(&sink, session, message),
+            Input::Read { mut reader, records, damaged } => {
+                self.damaged(&damaged);
+                for stored in records {
+                    self.offer(stored);
+                }
+                self.offered = reader.position();
+                let late = reader.take_damaged();
+                self.damaged(&late);
+                self.reader = Some(reader);
+            }
+            Input::Damaged(gone) => self.damaged(&gone),
+            Input::Journaled(records) => self.dispatcher.journaled(records),
+            Input::JournalFailed => {}
+        }
+    }
+
+    fn offer(&mut self, stored: Stored) {
+        match BatchHeader::decode(&stored.header) {
+            Ok(header) => {
+                let bytes = stored.payload.len() as u64;
+                self.dispatcher.offer(stored.seq, header.tag, bytes);
+                let weight = session::weight(&stored);
+                if self.at_hand_bytes + weight <= AT_HAND_BYTES_MAX {
+                    self.at_hand_bytes += weight;
+                    self.at_hand.insert(stored.seq, stored);
+                }
+            }
+            Err(error) => {
+                error!(group = %self.group, seq = %stored.seq, %error, "a batch of the log cannot be read; it is set aside");
+                self.damaged(&std::iter::once(stored.seq).collect());
+            }
+        }
+    }
+
+    fn damaged(&mut self, gone: &SeqRanges) {
+        if !gone.is_empty() {
+            names::LOG_DAMAGED_TOTAL.with([self.group.as_str()]).increment(gone.len());
+            self.dispatcher.forget(gone);
+        }
+    }
+
+    // Does all that the dispatcher asks for, then reads on if it wants more.
+    fn work(&mut self) {
+        while let Some(output) = self.dispatcher.poll_output() {
+            match output {
+                DispatcherOutput::Send { sink, session, seq, tag, done } => {
+                    let stored = self.at_hand.remove(&seq);
+                    if let Some(stored) = &stored {
+                        self.at_hand_bytes -= session::weight(stored);
+                    }
+                    if let Some(handle) = self.sessions.get(&sink).filter(|h| h.epoch == session) {
+                        handle.send(&tag, Outgoing { seq, done, stored });
+                    }
+                }
+                DispatcherOutput::Control { sink, session, message } => {
+                    if let Some(handle) = self.sessions.get(&sink).filter(|h| h.epoch == session) {
+                        handle.control(message);
+                    }
+                }
+                DispatcherOutput::Journal(record) => {
+                    let _ = self.jobs.send(JournalJob::Append(record.encode()));
+                }
+                DispatcherOutput::Trim => self.trim = true,
+            }
+        }
+        if self.dispatcher.wants_more()
+            && *self.durable.borrow_and_update() > self.offered
+            && let Some(mut reader) = self.reader.take()
+        {
+            let (inbox, group) = (self.inbox.clone(), self.group.clone());
+            tokio::task::spawn_blocking(move || {
+                let records = reader.read(READ_BYTES).unwrap_or_else(|error| {
+                    error!(%group, %error, "the log cannot be read; trying again");
+                    std::thread::sleep(Duration::from_millis(500));
+                    Vec::new()
+                });
+                let damaged = reader.take_damaged();
+                let _ = inbox.blocking_send(Input::Read { reader, records, damaged });
+            });
+        }
+    }
+
+    fn trim(&mut self) {
+        if std::mem::take(&mut self.trim) {
+            self.log.trim(self.dispatcher.done().clone());
+        }
+    }
+
+    fn rewrite_journal(&self) {
+        let snapshot = self.dispatcher.snapshot().iter().map(JournalRecord::encode).collect();
+        let _ = self.jobs.send(JournalJob::Rewrite(snapshot));
+    }
+
+    fn report(&mut self) {
+        let group = self.group.as_str();
+        let depth = self.log.depth();
+        names::LOG_BYTES.with([group]).set(depth.bytes as f64);
+        names::LOG_BATCHES.with([group]).set(depth.records as f64);
+        let oldest = depth.oldest_ns.map_or(0.0, |since| {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH + Duration::from_nanos(since))
+                .map_or(0.0, |age| age.as_secs_f64())
+        });
+        names::LOG_OLDEST_SECONDS.with([group]).set(oldest);
+        let status = self.dispatcher.status();
+        names::DISPATCH_EPOCH.with([group]).set(status.epoch.0 as f64);
+        names::DISPATCH_PENDING_BATCHES.with([group]).set(status.waiting as f64);
+        names::DISPATCH_PROMISED_PARTS.with([group]).set(status.promised_parts as f64);
+        let (committed, failovers) = self.reported;
+        names::DISPATCH_COMMITTED_BATCHES_TOTAL.with([group]).increment(status.committed - committed);
+        names::DISPATCH_FAILOVERS_TOTAL.with([group]).increment(status.failovers - failovers);
+        self.reported = (status.committed, status.failovers);
+        for sink in status.sinks {
+            let labels = [group, sink.sink.as_str()];
+            names::DISPATCH_INFLIGHT_BYTES.with(labels).set(sink.in_flight_bytes as f64);
+            names::DISPATCH_CREDIT_BYTES.with(labels).set(sink.credit_bytes as f64);
+        }
+    }
+}
+
+/// Appends in order; what waits together shares one sync.
+async fn keep_journal(
+    journal: Journal,
+    mut queue: mpsc::UnboundedReceiver<JournalJob>,
+    inbox: mpsc::Sender<Input>,
+    size: Arc<std::sync::atomic::AtomicU64>,
+) {
+    let mut jobs = Vec::new();
+    while queue.recv_many(&mut jobs, 1024).await > 0 {
+        let mut records = Vec::new();
+        let mut outcome = Ok(());
+        let mut appended = 0;
+        for job in jobs.drain(..) {
+            match job {
+                JournalJob::Append(record) => records.push(record),
+                JournalJob::Rewrite(snapshot) if outcome.is_ok() => {
+                    appended += records.len();
+                    outcome = journal.append(std::mem::take(&mut records)).await;
+                    if outcome.is_ok() {
+                        outcome = journal.rewrite(snapshot).await;
+                    }
+                }
+                JournalJob::Rewrite(_) => {}
+            }
+        }
+        if outcome.is_ok() && !records.is_empty() {
+            appended += records.len();
+            outcome = journal.append(records).await;
+        }
+        size.store(journal.bytes(), std::sync::atomic::Ordering::Relaxed);
+        let input = match outcome {
+            Ok(()) => Input::Journaled(appended),
+            Err(error) => {
+                error!(%error, "the journal cannot be written");
+                Input::JournalFailed
+            }
+        };
+        if inbox.send(input).await.is_err() {
+            break;
+        }
+    }
+    journal.close().await;
+}
+
+/// Connects to a sink, and again whenever the connection is gone.
+async fn keep_connected(
+    dialer: Arc<Dialer>,
+    sink: NodeId,
+    address: String,
+    inbox: mpsc::Sender<Input>,
+    stop: CancellationToken,
+) {
+    let mut failures = 0_u32;
+    loop {
+        let dialled = tokio::select! {
+            dialled = dialer.dial(&address, &sink) => dialled,
+            () = stop.cancelled() => return,
+        };
+        match dialled {
+            Ok(connection) => {
+                failures = 0;
+                let input = Input::Connected { sink: sink.clone(), connection: connection.clone() };
+                if inbox.send(input).await.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    _ = connection.closed() => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+            Err(error) => {
+                if failures.is_multiple_of(60) {
+                    warn!(%sink, %address, error = &error as &dyn std::error::Error, "cannot reach the sink; trying again");
+                }
+                failures = failures.saturating_add(1);
+            }
+        }
+        let pause = Duration::from_millis(rand::random_range(RETRY));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
