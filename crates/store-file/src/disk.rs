@@ -29,11 +29,15 @@ pub(crate) fn sync_up_to<'a>(root: &Path, directories: impl Iterator<Item = &'a 
     all.into_iter().try_for_each(sync)
 }
 
-/// Makes the name of `root` outlast a crash of the machine, as far as we may look at what it lies in.
+/// Makes the name of `root` outlast a crash of the machine, as far as what it lies in can be synced: we may not look
+/// into all of that, and read-only file systems have no such call.
 pub(crate) fn sync_above(root: &Path) -> io::Result<()> {
-    for ancestor in root.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()) {
-        match sync(ancestor) {
-            Err(error) if error.kind() != ErrorKind::PermissionDenied => return Err(error),
+    for ancestor in root.ancestors().skip(1) {
+        let directory = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+        match sync(directory) {
+            Err(error) if !matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::InvalidInput) => {
+                return Err(error);
+            }
             _ => {}
         }
     }

@@ -278,6 +278,34 @@ async fn a_fence_that_another_left_half_done_is_finished() {
 }
 
 #[tokio::test]
+async fn settling_waits_for_a_commit_that_nobody_waits_for() {
+    let (reached, mut at_link) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    // Step 7 is the first link: after three creates, three syncs and a directory.
+    let scene = Scene::new(move |step, _, _| {
+        if step == 7 {
+            reached.send(()).map_err(io::Error::other)?;
+            held.lock().unwrap().recv().map_err(io::Error::other)?;
+        }
+        Ok(())
+    })
+    .await;
+    let (store, part) = (Arc::clone(&scene.store), scene.part.clone());
+    let commit = tokio::spawn(async move { store.commit(&part).await });
+    at_link.recv().await.unwrap();
+    commit.abort();
+    assert!(commit.await.unwrap_err().is_cancelled());
+
+    let mut settling = scene.store.resolve(&scene.part.id, &scene.token);
+    assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(settling.as_mut().poll(cx))).await.is_pending());
+    assert_eq!(scene.outcome(), Outcome::Void);
+    go_on.send(()).unwrap();
+    assert_eq!(settling.await.unwrap(), Outcome::Committed);
+    assert_eq!(scene.outcome(), Outcome::Committed);
+}
+
+#[tokio::test]
 async fn a_part_without_partitions_is_committed() {
     let scene = Scene::new(|_, _, _| Ok(())).await;
     let empty = Part { partitions: Vec::new(), batches: Vec::new(), ..scene.part.clone() };

@@ -108,10 +108,19 @@ async fn what_is_done_is_left_out(suite: &mut Suite<'_>) {
     if partitions(&other) == done {
         alone.done = done;
     }
-    let (part, token) = suite.part(&mut life, vec![both, alone]);
+    let (part, token) = suite.part(&mut life, vec![both.clone(), alone]);
     let committed = life.store.commit(&part).await.expect("a commit");
     assert_eq!(committed.events, rest.len() as u64, "{marker}");
     assert_resolves(&*life.store, &part.id, &token, &Outcome::Committed).await;
+
+    // A part may name partitions of which nothing is left to store: it is no less committed.
+    let (mut empty, _) = suite.part(&mut life, vec![both]);
+    empty.partitions = suite.backend().partitions(&empty.batches[0].header);
+    empty.batches[0].done.clone_from(&empty.partitions);
+    let token = life.store.token(&empty.id, &empty.partitions);
+    let committed = life.store.commit(&empty).await.expect("a commit of nothing");
+    assert_eq!(committed.events, 0, "{marker}");
+    assert_resolves(&*life.store, &empty.id, &token, &Outcome::Committed).await;
     suite.shows(&marker, rest).await;
     life.store.end().await;
 }

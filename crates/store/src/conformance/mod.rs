@@ -40,8 +40,9 @@ pub async fn run(harness: &dyn Harness) {
     let mut suite = Suite { harness, settled: Vec::new() };
     cases::all(&mut suite).await;
     // What is stored twice may show late.
+    let lines = harness.stored().await;
     for (marker, expected) in suite.settled {
-        assert_eq!(seen(harness, &marker).await, expected, "{marker} at the end of the run");
+        assert_eq!(marked(&lines, &marker), expected, "{marker} at the end of the run");
     }
 }
 
@@ -84,7 +85,7 @@ impl Suite<'_> {
         expected.sort();
         let until = Instant::now() + PATIENCE;
         loop {
-            let seen = seen(self.harness, marker).await;
+            let seen = marked(&self.harness.stored().await, marker);
             if seen.len() >= expected.len() || Instant::now() > until {
                 assert_eq!(seen, expected, "{marker}");
                 break;
@@ -95,13 +96,12 @@ impl Suite<'_> {
     }
 }
 
-/// What the store shows of the events that bear `marker`, sorted.
-async fn seen(harness: &dyn Harness, marker: &str) -> Vec<Sample> {
-    let lines = harness.stored().await;
-    let mut seen: Vec<Sample> =
+/// The events that bear `marker`, sorted.
+fn marked(lines: &[String], marker: &str) -> Vec<Sample> {
+    let mut events: Vec<Sample> =
         lines.iter().filter(|line| line.contains(marker)).map(|line| read(line)).collect();
-    seen.sort();
-    seen
+    events.sort();
+    events
 }
 
 /// An envelope, strictly read.
