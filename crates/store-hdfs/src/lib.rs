@@ -10,7 +10,6 @@ mod cluster;
 mod content;
 mod life;
 mod settings;
-pub mod shape_tmp;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -60,7 +60,11 @@ impl HdfsStore {
     /// Writes the files that are not in place yet, then puts them there.
     async fn store(&self, part: &Part, attempt: u32) -> Result<Committed, StoreError> {
         let token = self.fence_token(&part.partitions);
-        let contents = content::of(part, &self.settings).await?;
+        let contents = {
+            let (part, settings) = (part.clone(), Arc::clone(&self.settings));
+            let shaping = tokio::task::spawn_blocking(move || content::of(&part, &settings));
+            shaping.await.map_err(|error| StoreError::transient("shaping a part", error))??
+        };
         let mut pending = Vec::new();
         for (number, file) in contents.files.into_iter().enumerate() {
             let target = token.path(&part.id, &file.partition);
@@ -187,16 +191,16 @@ impl Store for HdfsStore {
         let token = HdfsToken::decode(id, token)?;
         // Files once in place stay there: no need to end a life whose part is complete.
         let mut there = self.in_place(id, &token).await?;
-        if there.is_empty() || there.len() < token.partitions.len() {
+        if there.len() < token.partitions.len() {
             remove(&self.cluster, &token.staging)
                 .await
                 .map_err(|error| StoreError::transient(format!("removing {}", token.staging), error))?;
             there = self.in_place(id, &token).await?;
         }
         Ok(match there.len() {
+            all if all == token.partitions.len() => Outcome::Committed,
             0 => Outcome::Void,
-            some if some < token.partitions.len() => Outcome::Partial(there),
-            _ => Outcome::Committed,
+            _ => Outcome::Partial(there),
         })
     }
 

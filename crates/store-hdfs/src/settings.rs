@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use hdfs_native::{Client, ClientBuilder, HdfsError};
+use weir_shape::{Codec, Format, Partitioner};
 
 /// HDFS's smallest block by default (`dfs.namenode.fs-limits.min-block-size`).
 const BLOCK_BYTES_MIN: u64 = 1 << 20;
@@ -18,11 +19,11 @@ pub struct HdfsSettings {
     /// The directory under which everything is kept: absolute, without `..`.
     pub root: String,
     /// Which directory under `root` an event belongs to.
-    pub partitioner: crate::shape_tmp::Partitioner,
+    pub partitioner: Partitioner,
     /// What a line of a file looks like.
-    pub format: crate::shape_tmp::Format,
+    pub format: Format,
     /// How files are compressed; their names end accordingly.
-    pub codec: crate::shape_tmp::Codec,
+    pub codec: Codec,
     /// Copies of each block; the cluster's default if none.
     pub replication: Option<u32>,
     /// Smallest block size asked for, in bytes. A file that is larger gets a block of its own size: `hsync` reaches
@@ -77,9 +78,9 @@ impl HdfsSettings {
         Self {
             url: url.into(),
             root: root.into(),
-            partitioner: crate::shape_tmp::Partitioner,
-            format: crate::shape_tmp::Format::Envelope,
-            codec: crate::shape_tmp::Codec::None,
+            partitioner: Partitioner::new("{tag}/%Y-%m-%d/%H").expect("a template of known pieces"),
+            format: Format::Envelope,
+            codec: Codec::None,
             replication: None,
             block_bytes: 128 << 20,
             deadline: Duration::from_secs(30),

@@ -1,14 +1,20 @@
 //! Against a real cluster, named by `WEIR_TEST_HDFS`: what each death and each race leaves behind.
 
+use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use hdfs_native::WriteOptions;
+use parking_lot::Mutex;
 use weir_model::{
     BatchHeader, BatchId, Encoding, GroupId, Incarnation, LogId, MinuteTally, NodeId, PartId, Seq,
 };
+use weir_shape::{Codec, Partitioner};
+use weir_store::conformance::{self, Harness};
 use weir_store::{Backend, Outcome, Part, PartBatch, Partition, Store, StoreError};
 
 use crate::cluster::{CallError, Cluster};
@@ -289,6 +295,79 @@ async fn a_caller_that_gives_up_can_come_back() {
     assert_eq!(store.commit(&part).await.unwrap().events, 20);
     assert_eq!(world.files().await, places(&*store, &part));
     world.done().await;
+}
+
+#[tokio::test]
+async fn a_damaged_batch_stops_nobody() {
+    let world = World::new(&hdfs!());
+    let store = world.begin("sink-1", 1).await;
+    let mut part = world.part("sink-1", 1, 0);
+    // Ends within its last entry; cannot be unpacked at all, and half of it is stored already.
+    let payload = part.batches[0].payload.load().unwrap();
+    part.batches[0].payload = Arc::new(payload.slice(..payload.len() - 1));
+    Arc::make_mut(&mut part.batches[1].header).encoding = Encoding::Gzip;
+    part.batches[1].done = vec![part.partitions[2].clone()];
+    let committed = store.commit(&part).await.unwrap();
+    assert_eq!((committed.events, committed.dead_letters), (9, 1 + 5));
+    let token = store.token(&part.id, &part.partitions);
+    assert_eq!(store.resolve(&part.id, &token).await.unwrap(), Outcome::Committed);
+    world.done().await;
+}
+
+/// A store under test, and what was read of it: a file in place never changes.
+struct Directory {
+    world: World,
+    backend: Arc<HdfsBackend>,
+    read: Mutex<BTreeMap<String, Vec<String>>>,
+}
+
+#[async_trait]
+impl Harness for Directory {
+    fn backend(&self) -> Arc<dyn Backend> {
+        Arc::clone(&self.backend) as _
+    }
+
+    async fn stored(&self) -> Vec<String> {
+        let files = self.world.files().await;
+        for path in files.iter().filter(|path| !self.read.lock().contains_key(*path)).collect::<Vec<_>>() {
+            let asked = path.clone();
+            let read = self.world.cluster().call(move |client| async move {
+                let mut file = client.read(&asked).await?;
+                let length = file.file_length();
+                Box::pin(file.read_bytes(length)).await
+            });
+            let bytes = read.await.unwrap();
+            let mut text = String::new();
+            if path.ends_with(".gz") {
+                flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
+            } else {
+                text = String::from_utf8(bytes.to_vec()).unwrap();
+            }
+            self.read.lock().insert(path.clone(), text.lines().map(str::to_owned).collect());
+        }
+        let read = self.read.lock();
+        files.iter().flat_map(|path| read[path].iter().cloned()).collect()
+    }
+}
+
+async fn conforms(url: &str, template: &str, codec: Codec) {
+    let world = World::new(url);
+    let partitioner = Partitioner::new(template).unwrap();
+    let settings = HdfsSettings { partitioner, codec, ..(*world.backend.settings).clone() };
+    let backend = Arc::new(HdfsBackend::new(settings).unwrap());
+    let harness = Directory { world, backend, read: Mutex::default() };
+    conformance::run(&harness).await;
+    harness.world.done().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_by_tag_and_hour_conform() {
+    conforms(&hdfs!(), "{tag}/%Y-%m-%d/%H", Codec::Gzip).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_without_partitions_conform() {
+    conforms(&hdfs!(), "", Codec::None).await;
 }
 
 /// `WEIR_TEST_HDFS=… cargo test --release -p weir-store-hdfs latency -- --ignored --nocapture`

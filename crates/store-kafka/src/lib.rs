@@ -12,7 +12,6 @@ mod commits;
 mod life;
 mod producer;
 mod settings;
-mod shape_tmp;
 #[cfg(test)]
 mod tests;
 mod token;

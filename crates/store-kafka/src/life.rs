@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use tokio::runtime::Handle;
 use weir_model::{Incarnation, NodeId, PartId};
+use weir_shape::{ShapeError, each_event};
 use weir_store::{Committed, Outcome, Part, PartBatch, StoreError};
 
 use crate::commits::{self, CommitRecord, Findings, Reading};
@@ -56,17 +57,17 @@ struct Floors {
 }
 
 /// How many parts are remembered. A token of an older one is as good, but costs a longer reading.
-const FLOORS_MAX: usize = 1024;
+const PARTS_MAX: usize = 1024;
 
 impl Floors {
     fn of(&mut self, number: u64) -> i64 {
-        if self.of_part.len() == FLOORS_MAX
+        if self.of_part.len() == PARTS_MAX
             && self.of_part.first_key_value().is_some_and(|(&oldest, _)| number < oldest)
         {
             return self.begun;
         }
         let floor = *self.of_part.entry(number).or_insert(self.now);
-        if self.of_part.len() > FLOORS_MAX {
+        if self.of_part.len() > PARTS_MAX {
             self.of_part.pop_first();
         }
         floor
@@ -80,10 +81,19 @@ pub(crate) struct Writer {
     pub(crate) producer: Option<Producer>,
     /// A part whose `commit_transaction` never gave an answer.
     pub(crate) doubt: Option<PartId>,
-    /// What became of parts once in doubt, until they are asked for again.
-    found: HashMap<PartId, Committed>,
+    /// This life's last parts that are stored, by their numbers: a caller that gave up waiting asks again.
+    pub(crate) stored: BTreeMap<u64, Committed>,
     /// Topics that have refused a batch as too large, with what they take (bytes).
     batch_bytes: HashMap<String, usize>,
+}
+
+impl Writer {
+    fn remember(&mut self, number: u64, committed: Committed) {
+        self.stored.insert(number, committed);
+        if self.stored.len() > PARTS_MAX {
+            self.stored.pop_first();
+        }
+    }
 }
 
 impl Life {
@@ -123,12 +133,15 @@ impl Life {
             if self.over.load(Ordering::Acquire) {
                 return Err(StoreError::Fenced);
             }
+            if let Some(&committed) = writer.stored.get(&part.id.number) {
+                return Ok(committed);
+            }
             // Taken out: whatever goes wrong below, only a producer known to be sound is put back.
             let producer = match writer.producer.take() {
                 Some(producer) => producer,
                 None => self.start_over(&mut writer)?,
             };
-            if let Some(committed) = writer.found.remove(&part.id) {
+            if let Some(&committed) = writer.stored.get(&part.id.number) {
                 writer.producer = Some(producer);
                 return Ok(committed);
             }
@@ -139,6 +152,7 @@ impl Life {
                         floors.now = floors.now.max(producer.marked_offset().unwrap_or(0));
                         drop(floors);
                         writer.producer = Some(producer);
+                        writer.remember(part.id.number, committed);
                         return Ok(committed);
                     }
                     Err(Failure::Kafka { what, error }) => {
@@ -168,7 +182,9 @@ impl Life {
                     // The batch size is a property of the client: the next round makes a new one.
                     writer.producer = None;
                 }
-                Failure::Kafka { what, error } => return Err(StoreError::transient(what, error)),
+                failure @ (Failure::Kafka { .. } | Failure::Payload { .. }) => {
+                    return Err(transient(failure));
+                }
             }
         }
         let error = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
@@ -216,7 +232,7 @@ impl Life {
             return Err(StoreError::Fenced);
         }
         if let (Some(id), Some(committed)) = (writer.doubt.take(), findings.part) {
-            writer.found.insert(id, committed);
+            writer.remember(id.number, committed);
         }
         Ok(producer)
     }
@@ -256,7 +272,7 @@ impl Life {
 }
 
 impl Life {
-    fn send_batch(
+    pub(crate) fn send_batch(
         &self,
         producer: &Producer,
         batch: &PartBatch,
@@ -265,19 +281,17 @@ impl Life {
     ) -> Result<(), Failure> {
         let tag = &batch.header.tag;
         let topic = self.settings.topic_of(tag);
-        let key = match self.settings.key {
-            Key::None => None,
-            Key::Tag => Some(tag.as_bytes()),
-        };
+        let key = self.key_of(tag);
         let limit = batch_bytes.get(&topic).copied().unwrap_or(usize::MAX);
-        crate::shape_tmp::each(batch, |time_ns, value| {
+        let visited = each_event(batch, self.settings.format, |event| {
+            let value = event.json;
             let deadline = Instant::now() + self.settings.timeouts.delivery + self.settings.timeouts.commit;
             let record = Record {
                 topic: &topic,
                 partition: None,
                 key,
                 value,
-                time_ms: record_time_ms(time_ns, batch.header.received_ns),
+                time_ms: record_time_ms(event.time_ns, batch.header.received_ns),
                 headers: None,
             };
             let bytes = value.len() + key.map_or(0, <[u8]>::len) + RECORD_OVERHEAD_BYTES;
@@ -290,7 +304,56 @@ impl Life {
             committed.events += 1;
             committed.bytes += value.len() as u64;
             Ok(())
-        })
+        });
+        match visited {
+            Ok(_) => Ok(()),
+            Err(ShapeError::Visitor(failure)) => Err(failure),
+            Err(ShapeError::Load(error)) => {
+                Err(Failure::Payload { what: format!("loading batch {}", batch.id), error })
+            }
+            // Another try, or another sink, would meet the same bytes: the group must get past them.
+            Err(ShapeError::Unpack(error)) => self.send_damaged(producer, batch, 0, &error, committed),
+            Err(ShapeError::Entry { index, source }) => {
+                self.send_damaged(producer, batch, index, &source, committed)
+            }
+        }
+    }
+
+    /// Makes a dead letter of a batch whose events from `from` on cannot be read, with its packed payload.
+    fn send_damaged(
+        &self,
+        producer: &Producer,
+        batch: &PartBatch,
+        from: u64,
+        error: &(dyn std::error::Error + 'static),
+        committed: &mut Committed,
+    ) -> Result<(), Failure> {
+        let tag = &batch.header.tag;
+        let lost = batch.header.events().saturating_sub(from);
+        tracing::error!(batch = %batch.id, %tag, lost, error, "a damaged batch becomes a dead letter");
+        committed.dead_letters += lost;
+        let payload = batch
+            .payload
+            .load()
+            .map_err(|error| Failure::Payload { what: format!("loading batch {}", batch.id), error })?;
+        let record = Record {
+            topic: &self.settings.topic_of(tag),
+            partition: None,
+            key: self.key_of(tag),
+            value: &payload,
+            time_ms: record_time_ms(batch.header.received_ns, batch.header.received_ns),
+            headers: None,
+        };
+        let reason = format!("damaged from event {from} on: {error} (batch {})", batch.id);
+        let deadline = Instant::now() + self.settings.timeouts.delivery + self.settings.timeouts.commit;
+        self.send_dead_letter(producer, &record, tag, &reason, deadline)
+    }
+
+    fn key_of<'t>(&self, tag: &'t str) -> Option<&'t [u8]> {
+        match self.settings.key {
+            Key::None => None,
+            Key::Tag => Some(tag.as_bytes()),
+        }
     }
 
     fn send_dead_letter(
@@ -443,6 +506,7 @@ fn transient(failure: Failure) -> StoreError {
             KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge),
         ),
         Failure::Kafka { what, error } => StoreError::transient(what, error),
+        Failure::Payload { what, error } => StoreError::transient(what, error),
     }
 }
 

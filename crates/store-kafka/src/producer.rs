@@ -19,18 +19,31 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 const WAIT: Duration = Duration::from_millis(20);
 
 /// Why a step failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// Another producer has taken the `transactional.id` over.
+    #[error("the transactional id was taken over")]
     Fenced,
     /// These topics take smaller record batches than we sent.
+    #[error("record batches too large for topics {0:?}")]
     TooLarge(BTreeSet<String>),
     /// Everything else.
+    #[error("{what} failed")]
     Kafka {
         /// The topic concerned, or what was being done.
         what: String,
         /// The library's error.
+        #[source]
         error: KafkaError,
+    },
+    /// What is to be sent cannot be had.
+    #[error("{what} failed")]
+    Payload {
+        /// Which batch.
+        what: String,
+        /// The disk's error.
+        #[source]
+        error: std::io::Error,
     },
 }
 

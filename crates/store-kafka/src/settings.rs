@@ -9,6 +9,7 @@ use std::time::Duration;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use weir_model::{GroupId, NodeId};
+use weir_shape::Format;
 
 /// Longest topic name that a broker takes (`Topic.MAX_NAME_LENGTH` in Apache Kafka).
 const TOPIC_BYTES_MAX: usize = 249;
@@ -58,7 +59,7 @@ pub struct KafkaSettings {
     /// How record batches are compressed.
     pub compression: Compression,
     /// What an event's value looks like.
-    pub format: crate::shape_tmp::Format,
+    pub format: Format,
     /// Further librdkafka properties (`security.protocol`, `sasl.*`, `linger.ms`, `message.max.bytes`, …).
     pub options: BTreeMap<String, String>,
     /// How long to wait for the cluster.
@@ -154,7 +155,7 @@ impl KafkaSettings {
             dead_letter_topic: format!("weir-dead-letters-{group}"),
             transactions: true,
             compression: Compression::Lz4,
-            format: crate::shape_tmp::Format::Envelope,
+            format: Format::Envelope,
             options: BTreeMap::new(),
             timeouts: Timeouts::default(),
             brokers: brokers.into(),

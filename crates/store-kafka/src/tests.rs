@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -16,8 +17,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use weir_model::{
     BatchHeader, BatchId, Encoding, GroupId, Incarnation, LogId, MinuteTally, NodeId, PartId, Seq,
 };
-use weir_store::{Committed, Outcome, Part, PartBatch, StoreError};
+use weir_store::conformance::{self, Harness};
+use weir_store::{Backend, Committed, Outcome, Part, PartBatch, StoreError};
 
+use crate::KafkaBackend;
 use crate::commits;
 use crate::life::{self, Life};
 use crate::producer::{Failure, Producer};
@@ -294,6 +297,7 @@ fn a_lost_answer_is_looked_up() {
         let mut writer = life.writer.lock();
         writer.producer = None;
         writer.doubt = Some(part.id.clone());
+        writer.stored.clear();
     };
     // It took effect.
     let first = part(part_id("sink-1", 1, 0), &["a"], 10);
@@ -384,10 +388,20 @@ fn without_transactions_a_part_is_stored_at_least_once() {
     let stored = part(part_id("sink-1", 1, 0), &["a"], 10);
     let lost = part(part_id("sink-1", 1, 1), &["a"], 10);
     let tokens = [life.token(&stored.id), life.token(&lost.id)];
-    assert_eq!(life.commit(&stored).unwrap(), Committed { events: 10, ..life.commit(&stored).unwrap() });
+    assert_eq!(life.commit(&stored).unwrap().events, 10);
     assert_eq!(life::resolve(&settings, &stored.id, &tokens[0]).unwrap(), Outcome::Committed);
     assert_eq!(life::resolve(&settings, &lost.id, &tokens[1]).unwrap(), Outcome::Void);
-    assert!(texts(&settings, "a").values().all(|&times| times == 2), "committed twice, stored twice");
+    // Sent by a life that died before it had told anyone, and sent again by the next.
+    let lost_texts = |times| texts(&settings, "a").values().filter(|&&found| found == times).count();
+    let mut guard = life.writer.lock();
+    let producer = guard.producer.take().unwrap();
+    let batch = &lost.batches[0];
+    life.send_batch(&producer, batch, &Default::default(), &mut Committed::default()).unwrap();
+    producer.delivered(Instant::now() + Duration::from_secs(10)).unwrap();
+    drop(guard);
+    assert_eq!((lost_texts(1), lost_texts(2)), (20, 0));
+    begin(&settings, "sink-1", 2).commit(&Part { id: part_id("sink-1", 2, 0), ..lost }).unwrap();
+    assert_eq!((lost_texts(1), lost_texts(2)), (10, 10), "sent twice, stored twice");
 }
 
 #[test]
@@ -412,7 +426,58 @@ fn a_deleted_record_is_not_taken_for_void() {
     assert!(matches!(unsure, Err(StoreError::Transient { .. })), "{unsure:?}");
     // A life whose past is gone cannot know whether it was fenced.
     life.writer.lock().producer = None;
-    assert!(matches!(life.commit(&part), Err(StoreError::Fenced)));
+    let next = Part { id: part_id("sink-1", 1, 1), ..part };
+    assert!(matches!(life.commit(&next), Err(StoreError::Fenced)));
+}
+
+#[test]
+fn a_damaged_batch_stops_nobody() {
+    let settings = settings(&kafka!());
+    ensure_topics(&settings);
+    let life = begin(&settings, "sink-1", 1);
+    let mut part = part(part_id("sink-1", 1, 0), &["a"], 5);
+    // Ends within its third entry; cannot be unpacked at all.
+    let whole = entries(["x", "y", "z"].map(str::to_owned).into_iter());
+    part.batches.push(batch("b", 1, 3, whole.slice(..whole.len() - 1)));
+    let mut packed = batch("c", 2, 7, Bytes::from_static(b"not gzip"));
+    Arc::make_mut(&mut packed.header).encoding = Encoding::Gzip;
+    part.batches.push(packed);
+    let committed = life.commit(&part).unwrap();
+    assert_eq!((committed.events, committed.dead_letters), (7, 8));
+    assert_eq!((texts(&settings, "a").len(), texts(&settings, "b").len()), (5, 2));
+    let letters = read(&settings, &settings.dead_letter_topic);
+    let reasons: Vec<&str> = letters.iter().map(|(_, reason)| reason.as_deref().unwrap()).collect();
+    assert_eq!(letters.len(), 2);
+    for start in ["damaged from event 2 on", "damaged from event 0 on"] {
+        assert!(reasons.iter().any(|reason| reason.starts_with(start)), "{reasons:?}");
+    }
+}
+
+/// One topic of a real cluster.
+struct Cluster {
+    settings: Arc<KafkaSettings>,
+    backend: Arc<KafkaBackend>,
+}
+
+#[async_trait]
+impl Harness for Cluster {
+    fn backend(&self) -> Arc<dyn Backend> {
+        Arc::clone(&self.backend) as _
+    }
+
+    async fn stored(&self) -> Vec<String> {
+        let settings = Arc::clone(&self.settings);
+        let reading = tokio::task::spawn_blocking(move || read(&settings, &settings.topic_of("")));
+        reading.await.unwrap().into_iter().map(|(value, _)| value).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_conforms() {
+    let mut settings = settings(&kafka!());
+    Arc::make_mut(&mut settings).topic = format!("{}-all", settings.group);
+    let backend = Arc::new(KafkaBackend::new((*settings).clone()).unwrap());
+    conformance::run(&Cluster { settings, backend }).await;
 }
 
 /// `WEIR_TEST_KAFKA=… cargo test --release -p weir-store-kafka throughput -- --ignored --nocapture`
