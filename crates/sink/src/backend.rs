@@ -1,0 +1,131 @@
+//! From a group's stanza in the topology to its store.
+
+use std::sync::Arc;
+
+use weir_model::GroupId;
+use weir_shape::{Codec, Format, Partitioner, TemplateError};
+use weir_store::Backend;
+use weir_store_file::{FileBackend, FileSettings};
+use weir_store_hdfs::{HdfsBackend, HdfsSettings};
+use weir_store_kafka::{Compression, KafkaBackend, KafkaSettings, Key};
+use weir_topology::{Group, KafkaKey, KafkaStore, StoreConfig};
+
+/// Why a store's settings do not make a store.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The partition template.
+    #[error("group {group}: the store's `partition` is wrong")]
+    Partition {
+        /// Whose.
+        group: GroupId,
+        /// Why.
+        #[source]
+        source: TemplateError,
+    },
+    /// A compression that Kafka does not have.
+    #[error("group {group}: compression {compression:?} is none of none, gzip, snappy, lz4, zstd")]
+    Compression {
+        /// Whose.
+        group: GroupId,
+        /// As written.
+        compression: String,
+    },
+    /// Kafka's settings.
+    #[error("group {group}: the Kafka store's settings are refused")]
+    Kafka {
+        /// Whose.
+        group: GroupId,
+        /// Why.
+        #[source]
+        source: weir_store_kafka::SettingsError,
+    },
+    /// HDFS's settings.
+    #[error("group {group}: the HDFS store's settings are refused")]
+    Hdfs {
+        /// Whose.
+        group: GroupId,
+        /// Why.
+        #[source]
+        source: weir_store_hdfs::SettingsError,
+    },
+}
+
+/// Makes the store of a group; nothing is connected yet.
+///
+/// # Errors
+/// [`BackendError`] when a setting is wrong.
+pub fn open(group: &Group) -> Result<Arc<dyn Backend>, BackendError> {
+    let partitioner = |template: &str| {
+        Partitioner::new(template)
+            .map_err(|source| BackendError::Partition { group: group.id.clone(), source })
+    };
+    Ok(match &group.store {
+        StoreConfig::File(store) => Arc::new(FileBackend::new(FileSettings {
+            root: store.path.clone(),
+            partition: partitioner(&store.partition)?,
+            format: format(store.format),
+            codec: codec(store.codec),
+            shared: store.shared,
+        })),
+        StoreConfig::Kafka(store) => Arc::new(
+            KafkaBackend::new(kafka(group, store)?)
+                .map_err(|source| BackendError::Kafka { group: group.id.clone(), source })?,
+        ),
+        StoreConfig::Hdfs(store) => {
+            let mut settings = HdfsSettings::new(store.url.clone(), store.path.clone());
+            settings.partitioner = partitioner(&store.partition)?;
+            settings.format = format(store.format);
+            settings.codec = codec(store.codec);
+            settings.replication = store.replication;
+            settings.user.clone_from(&store.user);
+            settings.options.extend(store.options.clone());
+            Arc::new(
+                HdfsBackend::new(settings)
+                    .map_err(|source| BackendError::Hdfs { group: group.id.clone(), source })?,
+            )
+        }
+    })
+}
+
+fn kafka(group: &Group, store: &KafkaStore) -> Result<KafkaSettings, BackendError> {
+    let mut settings = KafkaSettings::new(group.id.clone(), store.brokers.clone());
+    settings.topic.clone_from(&store.topic);
+    settings.key = match store.key {
+        KafkaKey::None => Key::None,
+        KafkaKey::Tag => Key::Tag,
+    };
+    settings.transactions = store.transactions;
+    settings.compression = match store.compression.as_str() {
+        "none" => Compression::None,
+        "gzip" => Compression::Gzip,
+        "snappy" => Compression::Snappy,
+        "lz4" => Compression::Lz4,
+        "zstd" => Compression::Zstd,
+        other => {
+            return Err(BackendError::Compression { group: group.id.clone(), compression: other.to_owned() });
+        }
+    };
+    if let Some(topic) = &store.commit_topic {
+        settings.commit_topic.clone_from(topic);
+    }
+    if let Some(topic) = &store.dead_letter_topic {
+        settings.dead_letter_topic.clone_from(topic);
+    }
+    settings.options.extend(store.options.clone());
+    Ok(settings)
+}
+
+fn format(format: weir_topology::Format) -> Format {
+    match format {
+        weir_topology::Format::Envelope => Format::Envelope,
+        weir_topology::Format::Record => Format::Record,
+    }
+}
+
+fn codec(codec: weir_topology::Codec) -> Codec {
+    match codec {
+        weir_topology::Codec::None => Codec::None,
+        weir_topology::Codec::Gzip => Codec::Gzip,
+        weir_topology::Codec::Zstd => Codec::Zstd,
+    }
+}

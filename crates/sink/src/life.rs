@@ -1,0 +1,313 @@
+//! One life of a sink: drives its [`Collector`] between the edges and the store, until it is told to stop or
+//! another member of the group has fenced it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use weir_link::Connection;
+use weir_model::{BatchId, Epoch, GroupId, Incarnation, LogId, NodeId, PartId};
+use weir_store::{Backend, Committed, Outcome, Part, PartBatch, Partition, Store, StoreError, Token};
+use weir_telemetry::{TagTable, names};
+use weir_transit::{Collector, CollectorConfig, CollectorOutput, Resolution, StageKey, ToSink};
+
+use crate::peer::{self, Arrived, Peer};
+use crate::stage::Stage;
+
+/// How often time passes for the collector.
+const TICK: Duration = Duration::from_millis(20);
+/// Waits between attempts at a store that fails: doubled up to the end, with jitter.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// How long a stopping sink waits for its store. What is not committed by then, the edges give to others.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// What the driver hears of.
+pub(crate) enum Input {
+    Hello { log: Arc<LogId>, peer: Peer },
+    Disconnected { log: Arc<LogId>, session: Epoch },
+    Message { log: Arc<LogId>, message: ToSink },
+    Batch { log: Arc<LogId>, session: Epoch, arrived: Arrived },
+}
+
+/// What a task at the store reports.
+enum Done {
+    Committed { part: PartId, stored: Committed, took: Duration, batches: Vec<PartBatch> },
+    Resolved { log: Arc<LogId>, part: PartId, resolution: Resolution },
+    Fenced,
+}
+
+/// Why a life ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Stopped,
+    Fenced,
+}
+
+/// What a life is made of.
+pub(crate) struct LifeParts<'a> {
+    pub(crate) sink: &'a NodeId,
+    pub(crate) group: &'a GroupId,
+    pub(crate) config: CollectorConfig,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) stage: &'a Stage,
+    pub(crate) tags: &'a TagTable,
+    pub(crate) connections: &'a mut mpsc::Receiver<Connection>,
+    pub(crate) stop: &'a CancellationToken,
+}
+
+struct Driver {
+    collector: Collector,
+    backend: Arc<dyn Backend>,
+    store: Arc<dyn Store>,
+    peers: BTreeMap<Arc<LogId>, Peer>,
+    staged: HashMap<StageKey, PartBatch>,
+    work: JoinSet<Done>,
+}
+
+/// Lives one life to its end.
+pub(crate) async fn live(parts: LifeParts<'_>) -> End {
+    let LifeParts { sink, group, config, backend, store, incarnation, stage, tags, connections, stop } =
+        parts;
+    let began = Instant::now();
+    let namer = store.clone();
+    let token = move |id: &PartId, partitions: &[Partition]| namer.token(id, partitions).0;
+    let mut driver = Driver {
+        collector: Collector::new(config, sink.clone(), incarnation, Box::new(token)),
+        backend,
+        store,
+        peers: BTreeMap::new(),
+        staged: HashMap::new(),
+        work: JoinSet::new(),
+    };
+    let (inbox, mut inputs) = mpsc::channel(256);
+    let mut edges = JoinSet::new();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0_u64;
+    let mut drain_until: Option<Instant> = None;
+    let end = loop {
+        tokio::select! {
+            Some(connection) = connections.recv() => {
+                edges.spawn(peer::serve(connection, group.clone(), stage.clone(), inbox.clone()));
+            }
+            Some(input) = inputs.recv() => driver.take(input, began.elapsed()),
+            Some(done) = driver.work.join_next() => match done {
+                Ok(Done::Fenced) => break End::Fenced,
+                Ok(done) => driver.done(done, tags),
+                Err(error) => {
+                    // A panic in a store's library: this life's parts may hang in the air, so it ends; the edges resolve them.
+                    error!(%error, "a task at the store died; a new life begins");
+                    break End::Fenced;
+                }
+            },
+            Some(_) = edges.join_next() => {}
+            _ = tick.tick() => {
+                driver.collector.tick(began.elapsed());
+                ticks += 1;
+                if ticks.is_multiple_of(25) {
+                    driver.report(stage);
+                }
+                if drain_until.is_some_and(|until| driver.collector.is_idle() || Instant::now() > until) {
+                    break End::Stopped;
+                }
+            }
+            () = stop.cancelled(), if drain_until.is_none() => {
+                info!("draining: edges move on, what is staged is committed");
+                driver.collector.drain();
+                drain_until = Some(Instant::now() + DRAIN_MAX);
+            }
+        }
+        driver.act();
+    };
+    driver.act();
+    if end == End::Stopped {
+        // The last words must reach the edges before their connections go.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        driver.store.end().await;
+    }
+    driver.work.shutdown().await;
+    end
+}
+
+impl Driver {
+    fn take(&mut self, input: Input, now: Duration) {
+        match input {
+            Input::Hello { log, peer } => {
+                if self.collector.hello(&log, peer.session) {
+                    info!(edge = %log.edge, "edge connected");
+                    self.peers.insert(log, peer);
+                }
+            }
+            Input::Disconnected { log, session } => {
+                self.collector.disconnected(&log, session);
+                if self.peers.get(&log).is_some_and(|peer| peer.session == session) {
+                    self.peers.remove(&log);
+                    info!(edge = %log.edge, "edge disconnected");
+                }
+            }
+            Input::Message { log, message } => match message {
+                ToSink::Hello { .. } => warn!(edge = %log.edge, "a second hello in one session; ignored"),
+                ToSink::Promise { part } => self.collector.promised(&log, &part),
+                ToSink::Refuse { part, gone } => self.collector.refused(&log, &part, &gone),
+                ToSink::Resolve { part, token } => self.collector.resolve(&log, part, token),
+            },
+            Input::Batch { log, session, arrived } => self.stage(&log, session, arrived, now),
+        }
+    }
+
+    fn stage(&mut self, log: &Arc<LogId>, session: Epoch, arrived: Arrived, now: Duration) {
+        let Arrived { head, header, bytes, payload } = arrived;
+        names::SINK_BATCHES_TOTAL.with([]).increment(1);
+        names::SINK_EVENTS_TOTAL.with([]).increment(header.events());
+        let mut partitions = self.backend.partitions(&header);
+        partitions.retain(|partition| !head.done.contains(partition));
+        let Some(key) = self.collector.batch(log, session, head.seq, bytes, partitions, now) else { return };
+        let id = BatchId { log: log.clone(), seq: head.seq };
+        self.staged.insert(key, PartBatch { id, header: Arc::new(header), done: head.done, payload });
+    }
+
+    fn done(&mut self, done: Done, tags: &TagTable) {
+        match done {
+            Done::Committed { part, stored, took, batches } => {
+                names::PARTS_TOTAL.with(["committed"]).increment(1);
+                names::STORE_EVENTS_TOTAL.with([]).increment(stored.events);
+                names::STORE_BYTES_TOTAL.with([]).increment(stored.bytes);
+                names::STORE_DEAD_LETTERS_TOTAL.with([]).increment(stored.dead_letters);
+                names::STORE_COMMIT_SECONDS.with([]).record(took.as_secs_f64());
+                for batch in &batches {
+                    tags.counter(&batch.header.tag).add(batch.header.events(), batch.header.unpacked_bytes);
+                }
+                self.collector.committed(&part);
+            }
+            Done::Resolved { log, part, resolution } => {
+                let outcome = match &resolution {
+                    Resolution::Committed => "resolved_committed",
+                    Resolution::Void => "resolved_void",
+                    Resolution::Partial(_) => "resolved_partial",
+                    Resolution::NotHere => "resolved_not_here",
+                };
+                names::PARTS_TOTAL.with([outcome]).increment(1);
+                info!(%part, edge = %log.edge, outcome, "a part in doubt was settled");
+                self.collector.resolved(&log, part, resolution);
+            }
+            Done::Fenced => {}
+        }
+    }
+
+    // Does all that the collector asks for.
+    fn act(&mut self) {
+        while let Some(output) = self.collector.poll_output() {
+            match output {
+                CollectorOutput::Control { log, session, message } => {
+                    if let Some(peer) = self.peers.get(&log).filter(|peer| peer.session == session) {
+                        let _ = peer.control.send(message);
+                    }
+                }
+                CollectorOutput::Commit { part, keys, partitions } => {
+                    let batches = keys.iter().filter_map(|key| self.staged.get(key).cloned()).collect();
+                    let part = Part { id: part, partitions, batches };
+                    self.work.spawn(commit(self.store.clone(), part));
+                }
+                CollectorOutput::Resolve { log, part, token } => {
+                    self.work.spawn(resolve(self.store.clone(), log, part, Token(token)));
+                }
+                CollectorOutput::Discard(keys) => {
+                    for key in keys {
+                        self.staged.remove(&key);
+                    }
+                }
+                CollectorOutput::Disconnect { log, session } => {
+                    if self.peers.get(&log).is_some_and(|peer| peer.session == session) {
+                        warn!(edge = %log.edge, "the edge does not answer; its connection is ended");
+                        self.peers.remove(&log);
+                    }
+                }
+            }
+        }
+    }
+
+    fn report(&self, stage: &Stage) {
+        let status = self.collector.status();
+        names::SINK_EDGES.with([]).set(status.edges as f64);
+        names::STAGE_MEMORY_BYTES.with([]).set(stage.memory_bytes() as f64);
+        names::STAGE_DISK_BYTES.with([]).set(stage.disk_bytes() as f64);
+    }
+}
+
+async fn commit(store: Arc<dyn Store>, part: Part) -> Done {
+    let began = Instant::now();
+    let mut backoff = Backoff::default();
+    loop {
+        match store.commit(&part).await {
+            Ok(stored) => {
+                let took = began.elapsed();
+                return Done::Committed { part: part.id, stored, took, batches: part.batches };
+            }
+            Err(StoreError::Fenced) => {
+                names::STORE_ERRORS_TOTAL.with(["fenced"]).increment(1);
+                warn!(part = %part.id, "another member of the group has fenced this sink; a new life begins");
+                return Done::Fenced;
+            }
+            Err(error) => {
+                names::STORE_ERRORS_TOTAL.with(["transient"]).increment(1);
+                if backoff.is_worth_a_line() {
+                    warn!(part = %part.id, error = &error as &dyn std::error::Error, "the store does not take a part; trying again without end");
+                }
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+async fn resolve(store: Arc<dyn Store>, log: Arc<LogId>, part: PartId, token: Token) -> Done {
+    let mut backoff = Backoff::default();
+    loop {
+        let resolution = match store.resolve(&part, &token).await {
+            Ok(Outcome::Committed) => Resolution::Committed,
+            Ok(Outcome::Void) => Resolution::Void,
+            Ok(Outcome::Partial(done)) => Resolution::Partial(done),
+            Err(StoreError::NotHere { .. }) => Resolution::NotHere,
+            Err(error @ StoreError::Token { .. }) => {
+                error!(%part, %error, "was the group's store changed while parts were in doubt? Put the old one back to settle them");
+                Resolution::NotHere
+            }
+            Err(StoreError::Fenced) => return Done::Fenced,
+            Err(error) => {
+                names::STORE_ERRORS_TOTAL.with(["transient"]).increment(1);
+                if backoff.is_worth_a_line() {
+                    warn!(%part, error = &error as &dyn std::error::Error, "the store cannot settle a part yet; trying again");
+                }
+                backoff.wait().await;
+                continue;
+            }
+        };
+        return Done::Resolved { log, part, resolution };
+    }
+}
+
+/// Exponential waits with jitter.
+#[derive(Default)]
+pub(crate) struct Backoff {
+    tries: u32,
+}
+
+impl Backoff {
+    /// The first failure and then each tenth: a store that is down for hours must not fill the log.
+    pub(crate) fn is_worth_a_line(&self) -> bool {
+        self.tries.is_multiple_of(10)
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        let (first, most) = BACKOFF;
+        let wait = first.saturating_mul(1 << self.tries.min(10)).min(most);
+        self.tries = self.tries.saturating_add(1);
+        tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+    }
+}

@@ -1,0 +1,85 @@
+//! Reads node and topology files, and words their problems.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+use weir_topology::{NodeConfig, Problem, Topology, parse_node, parse_topology};
+
+/// Reads a topology; its relative paths start at its own directory. Warnings go to standard error.
+pub(crate) fn topology(path: &Path) -> anyhow::Result<Topology> {
+    match parse_topology(&read(path)?, &path.display().to_string()) {
+        Ok((mut topology, warnings)) => {
+            warnings.iter().for_each(|warning| eprintln!("{warning}"));
+            routes_are_sound(&topology).with_context(|| format!("{} is wrong", path.display()))?;
+            topology.rebase(directory(path));
+            Ok(topology)
+        }
+        Err(problems) => bail!("{}", worded(&problems)),
+    }
+}
+
+/// Reads a node file; its relative paths start at its own directory.
+pub(crate) fn node(path: &Path) -> anyhow::Result<NodeConfig> {
+    let mut node = parse_node(&read(path)?, &path.display().to_string())
+        .map_err(|problems| anyhow::anyhow!("{}", worded(&problems)))?;
+    node.rebase(directory(path));
+    Ok(node)
+}
+
+/// Checks files of both kinds; all of them, whatever is wrong with the first.
+pub(crate) fn check(files: &[impl AsRef<Path>]) -> ExitCode {
+    let mut sound = true;
+    for file in files {
+        let file = file.as_ref();
+        match check_one(file) {
+            Ok(kind) => println!("{}: ok ({kind})", file.display()),
+            Err(error) => {
+                sound = false;
+                eprintln!("{error:#}");
+            }
+        }
+    }
+    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn check_one(file: &Path) -> anyhow::Result<&'static str> {
+    // Only a topology has tables of groups or a cluster; whatever else it is, it is judged as a node file.
+    let text = read(file)?;
+    let is_topology = text.lines().any(|line| {
+        let line = line.trim_start();
+        ["[cluster]", "[[group]]", "[[route]]", "[[edge]]"].iter().any(|head| line.starts_with(head))
+    });
+    if is_topology {
+        let topology = topology(file)?;
+        for group in &topology.groups {
+            weir_sink::open_backend(group).with_context(|| format!("{} is wrong", file.display()))?;
+        }
+        return Ok("topology");
+    }
+    let config = node(file)?;
+    if config.topology.exists() {
+        let topology = topology(&config.topology)?;
+        crate::node::place(&config, &topology)?;
+    }
+    Ok("node")
+}
+
+fn routes_are_sound(topology: &Topology) -> anyhow::Result<()> {
+    let routes = topology.routes.iter().map(|route| (route.patterns.clone(), route.groups.clone()));
+    weir_routing::Router::new(routes.collect())?;
+    Ok(())
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().unwrap_or_else(|| Path::new(""))
+}
+
+fn worded(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

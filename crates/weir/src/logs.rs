@@ -1,0 +1,102 @@
+//! `weir log`: looks into an edge's group logs. Read-only; the edge may run or not.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Subcommand;
+
+use weir_model::{BatchHeader, Seq};
+use weir_spool::inspect;
+
+#[derive(Subcommand)]
+pub(crate) enum LogCommand {
+    /// Lists the group logs of a data directory.
+    List {
+        /// The edge's data directory.
+        #[arg(value_name = "DATA_DIR")]
+        dir: PathBuf,
+    },
+    /// Lists the batches of one group's log.
+    Inspect {
+        /// The edge's data directory.
+        #[arg(value_name = "DATA_DIR")]
+        dir: PathBuf,
+        /// The group.
+        group: String,
+        /// The first sequence number shown.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+    },
+    /// Checks every record of every log: exit 1 if one is damaged.
+    Verify {
+        /// The edge's data directory.
+        #[arg(value_name = "DATA_DIR")]
+        dir: PathBuf,
+    },
+}
+
+pub(crate) fn run(command: LogCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        LogCommand::List { dir } => {
+            for log in logs(&dir)? {
+                let segments =
+                    inspect::segments(&log).with_context(|| format!("cannot read {}", log.display()))?;
+                println!("{:<24} {} segments", name(&log), segments.len());
+            }
+        }
+        LogCommand::Inspect { dir, group, from } => {
+            let log = dir.join("logs").join(&group);
+            let visit = |_: &inspect::SegmentInfo, item: inspect::Item| {
+                match item {
+                    inspect::Item::Record { record: stored, .. } => match BatchHeader::decode(&stored.header)
+                    {
+                        Ok(header) => println!(
+                            "{:>12} {:>8} events {:>10} bytes  {}",
+                            stored.seq,
+                            header.events(),
+                            stored.payload.len(),
+                            header.tag
+                        ),
+                        Err(error) => println!("{:>12} {error}", stored.seq),
+                    },
+                    other => println!("{other:?}"),
+                }
+                ControlFlow::Continue(())
+            };
+            inspect::visit(&log, Seq(from), visit)
+                .with_context(|| format!("cannot read {}", log.display()))?;
+        }
+        LogCommand::Verify { dir } => {
+            let mut sound = true;
+            for log in logs(&dir)? {
+                let report =
+                    inspect::verify(&log).with_context(|| format!("cannot read {}", log.display()))?;
+                sound &= report.is_sound();
+                println!("{:<24} {report:?}", name(&log));
+            }
+            if !sound {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn logs(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let dir = dir.join("logs");
+    let mut logs = Vec::new();
+    for entry in std::fs::read_dir(&dir).with_context(|| format!("{} holds no logs", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            logs.push(path);
+        }
+    }
+    logs.sort();
+    Ok(logs)
+}
+
+fn name(log: &Path) -> String {
+    log.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}

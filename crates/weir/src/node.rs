@@ -1,0 +1,145 @@
+//! One node of a cluster: an edge or a sink, as its node file says.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+use weir_edge::{Edge, EdgeSettings};
+use weir_link::{Identity, Settings};
+use weir_sink::{Sink, SinkSettings};
+use weir_telemetry::{Direction, Health, LogFormat, Logging, Page, Server, TAGS_MAX_DEFAULT, TagTable};
+use weir_topology::{NodeConfig, Role, Topology};
+
+use crate::configuration;
+
+const METRICS_DEFAULT: &str = "127.0.0.1:24220";
+
+/// Runs an edge until it is told to stop.
+pub(crate) async fn edge(config: &Path) -> anyhow::Result<ExitCode> {
+    let (config, topology) = read(config, Role::Edge)?;
+    let health = Health::new("edge", config.name.clone(), env!("CARGO_PKG_VERSION"));
+    let tags = TagTable::new(Direction::In, TAGS_MAX_DEFAULT);
+    let pages = pages(&config, &health, &tags).await?;
+    let settings = EdgeSettings {
+        name: config.name.clone(),
+        rack: config.rack.clone(),
+        data_dir: config.data_dir.clone(),
+        forward: config.listen.forward.clone().unwrap_or_else(|| "0.0.0.0:24224".to_owned()),
+        identity: identity(&config)?,
+        link: Settings::default(),
+    };
+    let edge = Edge::start(settings, &topology, tags, &health).await?;
+    eprintln!("weir ready role=edge forward={} metrics={}", edge.forward(), pages.local_addr());
+    stopped().await?;
+    edge.stop().await;
+    pages.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a sink until it is told to stop.
+pub(crate) async fn sink(config: &Path) -> anyhow::Result<ExitCode> {
+    let (config, topology) = read(config, Role::Sink)?;
+    let (group, node) = topology
+        .group_of_sink(&config.name)
+        .with_context(|| format!("the topology has no sink named {}", config.name))?;
+    let health = Health::new("sink", config.name.clone(), env!("CARGO_PKG_VERSION"));
+    let tags = TagTable::new(Direction::Stored, TAGS_MAX_DEFAULT);
+    let pages = pages(&config, &health, &tags).await?;
+    let listen = config.listen.link.clone().unwrap_or_else(|| node.address.clone());
+    let settings = SinkSettings {
+        name: config.name.clone(),
+        data_dir: config.data_dir.clone(),
+        listen: address(&listen).await?,
+        identity: identity(&config)?,
+        link: Settings::default(),
+    };
+    let sink = Sink::start(settings, group, tags, health)?;
+    eprintln!("weir ready role=sink link={} metrics={}", sink.address(), pages.local_addr());
+    stopped().await?;
+    sink.stop().await;
+    pages.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the topology has this node in this role.
+pub(crate) fn place(config: &NodeConfig, topology: &Topology) -> anyhow::Result<()> {
+    let (found, table) = match config.role {
+        Role::Edge => (topology.edges.iter().any(|edge| edge.name == config.name), "an [[edge]]"),
+        Role::Sink => (topology.group_of_sink(&config.name).is_some(), "a group's sink"),
+    };
+    if !found {
+        bail!(
+            "{} is not {table} in {}; add it there, or mend `name` or `role` in the node file",
+            config.name,
+            config.topology.display()
+        );
+    }
+    Ok(())
+}
+
+fn read(path: &Path, role: Role) -> anyhow::Result<(NodeConfig, Topology)> {
+    let config = configuration::node(path)?;
+    if config.role != role {
+        bail!(
+            "{} is the file of a node of another role; start it with the command of that role",
+            path.display()
+        );
+    }
+    let topology = configuration::topology(&config.topology)?;
+    place(&config, &topology)?;
+    let format = match config.log.format {
+        weir_topology::LogFormat::Text => LogFormat::Text,
+        weir_topology::LogFormat::Json => LogFormat::Json,
+    };
+    Logging::init(&config.log.level, format)?;
+    std::fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
+    Ok((config, topology))
+}
+
+fn identity(config: &NodeConfig) -> anyhow::Result<Identity> {
+    let identity = Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
+    if *identity.name() != config.name {
+        bail!(
+            "{} is the certificate of {}, and this node is {}; issue one with `weir ca issue`",
+            config.tls.cert.display(),
+            identity.name(),
+            config.name
+        );
+    }
+    Ok(identity)
+}
+
+async fn pages(config: &NodeConfig, health: &Health, tags: &TagTable) -> anyhow::Result<Server> {
+    let listen = config.listen.metrics.as_deref().unwrap_or(METRICS_DEFAULT);
+    let page = Page::new(health.clone()).tags(tags.clone());
+    Ok(Server::start(address(listen).await?, page).await?)
+}
+
+/// Resolves `host:port`.
+pub(crate) async fn address(text: &str) -> anyhow::Result<SocketAddr> {
+    tokio::net::lookup_host(text)
+        .await
+        .with_context(|| format!("cannot resolve {text}"))?
+        .next()
+        .with_context(|| format!("{text} has no address"))
+}
+
+/// Returns when the process is asked to stop.
+pub(crate) async fn stopped() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => {
+                tracing::warn!("SIGHUP: this version reads its files only at the start; restart to apply them");
+            }
+        }
+    }
+}
