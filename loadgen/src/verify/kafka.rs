@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Which topics to read.
 #[derive(Clone, Debug)]
 pub(crate) enum Topics {
-    /// These; one that does not exist has no events.
+    /// These; all must exist.
     Named(Vec<String>),
     /// All whose names start with this.
     Prefix(String),
@@ -29,7 +30,8 @@ pub(crate) enum Topics {
 /// Shows all committed events to `judge`, one topic after the other.
 ///
 /// # Errors
-/// The brokers cannot be reached, or fall silent before a partition's end.
+/// The brokers cannot be reached, or fall silent before a partition's end; `NotFound` when a topic is not there
+/// (yet), which is worth another try.
 pub(crate) fn read(bootstrap: &str, topics: &Topics, judge: &mut Judge<'_>) -> anyhow::Result<()> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
@@ -40,18 +42,32 @@ pub(crate) fn read(bootstrap: &str, topics: &Topics, judge: &mut Judge<'_>) -> a
         .set("check.crcs", "true")
         .create()?;
     let metadata = consumer.fetch_metadata(None, SILENCE_MAX).context("brokers do not list their topics")?;
+    if let Topics::Named(names) = topics {
+        for name in names {
+            if !metadata.topics().iter().any(|topic| topic.name() == name) {
+                return Err(absent(format!("there is no topic {name}")));
+            }
+        }
+    }
     for topic in metadata.topics() {
         let wanted = match topics {
             Topics::Named(names) => names.iter().any(|name| name == topic.name()),
             Topics::Prefix(prefix) => topic.name().starts_with(prefix.as_str()),
         };
         if wanted {
+            if topic.partitions().is_empty() {
+                return Err(absent(format!("topic {} shows no partitions", topic.name())));
+            }
             let partitions = topic.partitions().iter().map(|partition| partition.id()).collect();
             read_topic(&consumer, topic.name(), partitions, judge)
                 .with_context(|| topic.name().to_owned())?;
         }
     }
     Ok(())
+}
+
+fn absent(what: String) -> anyhow::Error {
+    io::Error::new(io::ErrorKind::NotFound, what).into()
 }
 
 /// Reads one topic. Ends of partitions name no topic, hence never two topics at once.

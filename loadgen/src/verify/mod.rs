@@ -28,6 +28,8 @@ mod kafka;
 mod ranges;
 mod report;
 #[cfg(test)]
+mod store_tests;
+#[cfg(test)]
 mod tests;
 
 /// Exit status of wrong use.
@@ -89,6 +91,7 @@ pub(crate) struct VerifyArgs {
 ///
 /// # Errors
 /// A source cannot be read, or standard output cannot be written.
+#[expect(clippy::needless_pass_by_value, reason = "as clap hands it over: nobody needs it afterwards")]
 pub(crate) fn command(args: VerifyArgs) -> anyhow::Result<ExitCode> {
     let expected = match expectation(&args) {
         Ok(expected) => expected,

@@ -10,7 +10,7 @@ use super::*;
 use crate::canonical;
 
 /// A line of stream `stream`, as a store holds it.
-fn line(stream: &str, seq: u64) -> String {
+pub(super) fn line(stream: &str, seq: u64) -> String {
     let Value::Object(mut record) =
         json!({"took": -5, "message": format!("größe {seq}"), "context": {"b": [1], "a": true}})
     else {
@@ -25,7 +25,7 @@ fn envelope(record: &Map<String, Value>) -> String {
     json!({"time": "2026-01-31T12:59:03.5Z", "tag": "app.web", "record": record}).to_string() + "\n"
 }
 
-fn numbers(stream: &str, range: std::ops::Range<u64>) -> String {
+pub(super) fn numbers(stream: &str, range: std::ops::Range<u64>) -> String {
     range.map(|seq| line(stream, seq)).collect()
 }
 
@@ -46,11 +46,20 @@ struct Cli {
     args: VerifyArgs,
 }
 
+/// The options that follow `verify` on a command line.
+pub(super) fn parse(options: &[&str]) -> VerifyArgs {
+    Cli::try_parse_from([&["verify"], options].concat()).unwrap().args
+}
+
+/// The report of `verify <options>`.
+pub(super) fn report_of(options: &[&str]) -> Report {
+    let args = parse(options);
+    verify(&args, &expectation(&args).unwrap()).unwrap()
+}
+
 /// The report of `verify --files <dir> <options>`.
 fn report(dir: &TempDir, options: &[&str]) -> Report {
-    let args = [&["verify", "--files", dir.path().to_str().unwrap()], options].concat();
-    let args = Cli::try_parse_from(args).unwrap().args;
-    verify(&args, &expectation(&args).unwrap()).unwrap()
+    report_of(&[&["--files", dir.path().to_str().unwrap()], options].concat())
 }
 
 /// The report's text without hash, and with the directory cut from places.
