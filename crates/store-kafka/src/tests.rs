@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -17,10 +16,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use weir_model::{
     BatchHeader, BatchId, Encoding, GroupId, Incarnation, LogId, MinuteTally, NodeId, PartId, Seq,
 };
-use weir_store::conformance::{self, Harness};
-use weir_store::{Backend, Committed, Outcome, Part, PartBatch, StoreError};
+use weir_store::{Committed, Outcome, Part, PartBatch, StoreError};
 
-use crate::KafkaBackend;
 use crate::commits;
 use crate::life::{self, Life};
 use crate::producer::{Failure, Producer};
@@ -38,6 +35,9 @@ macro_rules! kafka {
         }
     };
 }
+
+// Below the macro, which it uses.
+mod conforms;
 
 /// Settings of a group that no other test uses.
 fn settings(brokers: &str) -> Arc<KafkaSettings> {
@@ -451,33 +451,6 @@ fn a_damaged_batch_stops_nobody() {
     for start in ["damaged from event 2 on", "damaged from event 0 on"] {
         assert!(reasons.iter().any(|reason| reason.starts_with(start)), "{reasons:?}");
     }
-}
-
-/// One topic of a real cluster.
-struct Cluster {
-    settings: Arc<KafkaSettings>,
-    backend: Arc<KafkaBackend>,
-}
-
-#[async_trait]
-impl Harness for Cluster {
-    fn backend(&self) -> Arc<dyn Backend> {
-        Arc::clone(&self.backend) as _
-    }
-
-    async fn stored(&self) -> Vec<String> {
-        let settings = Arc::clone(&self.settings);
-        let reading = tokio::task::spawn_blocking(move || read(&settings, &settings.topic_of("")));
-        reading.await.unwrap().into_iter().map(|(value, _)| value).collect()
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_conforms() {
-    let mut settings = settings(&kafka!());
-    Arc::make_mut(&mut settings).topic = format!("{}-all", settings.group);
-    let backend = Arc::new(KafkaBackend::new((*settings).clone()).unwrap());
-    conformance::run(&Cluster { settings, backend }).await;
 }
 
 /// `WEIR_TEST_KAFKA=… cargo test --release -p weir-store-kafka throughput -- --ignored --nocapture`
