@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use weir_link::{Dialer, Identity, Settings};
 use weir_model::{GroupId, NodeId};
 use weir_routing::Router;
-use weir_spool::{GroupLog, Options};
+use weir_spool::GroupLog;
 use weir_telemetry::{Health, TagTable};
 use weir_topology::{Overflow, Topology};
 
@@ -132,7 +132,7 @@ impl Edge {
         let (mut targets, mut shippers, mut logs) = (Vec::new(), Vec::new(), Vec::new());
         for group in &topology.groups {
             let dir = settings.data_dir.join("logs").join(group.id.as_str());
-            let opened = ship::open(&dir, Options { quota_bytes: group.quota.0, ..Options::default() });
+            let opened = ship::open(&dir, group.quota.0);
             let (log, journal, recovered) = opened.map_err(|error| error.of(&group.id))?;
             targets.push(Target {
                 group: group.id.clone(),

@@ -55,7 +55,7 @@ impl OpenFailed {
 }
 
 /// Opens a group's log and what its journal remembers.
-pub(crate) fn open(dir: &Path, options: Options) -> Result<(GroupLog, Journal, Recovered), OpenFailed> {
+pub(crate) fn open(dir: &Path, quota_bytes: u64) -> Result<(GroupLog, Journal, Recovered), OpenFailed> {
     // The journal first: it knows the highest number ever named to a sink.
     std::fs::create_dir_all(dir)
         .map_err(|source| OpenFailed::Log(weir_spool::OpenError::Io { path: dir.to_owned(), source }))?;
@@ -66,7 +66,8 @@ pub(crate) fn open(dir: &Path, options: Options) -> Result<(GroupLog, Journal, R
     }
     let promised = recovered.promises.values().filter_map(|(ranges, _)| ranges.iter().last());
     let named = promised.chain(recovered.done.iter().last()).map(|range| range.end).max();
-    let options = Options { next_at_least: Seq(named.unwrap_or(0)), ..options };
+    let next_at_least = Seq(named.unwrap_or(0));
+    let options = Options { quota_bytes, next_at_least, ..Options::default() };
     let (log, recovery) = GroupLog::open(dir, options).map_err(OpenFailed::Log)?;
     if !recovery.damaged.is_empty() {
         error!(dir = %dir.display(), damaged = ?recovery.damaged, "records of the log are damaged and set aside; see `weir log verify`");

@@ -2,6 +2,8 @@
 //!
 //! Everything that decides anything lives in the other crates; this one wires and words.
 
+#![allow(clippy::print_stdout, reason = "a command answers on standard output")]
+
 mod certificates;
 mod configuration;
 mod explain;
