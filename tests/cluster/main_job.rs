@@ -201,7 +201,7 @@ fn every_event_is_once_in_each_store_of_its_route() {
                 ack: name != "py",
                 event_time: true,
             };
-            client?.send(&load, &scratch.dir("clients")?, LONG)?;
+            client.send(&load, &scratch.dir("clients")?, LONG)?;
             verify(&["--files", &files], None, name, 2_000)?;
             verify(&["--kafka", &kafka.bootstrap(), "--topic-prefix", "weir-client"], None, name, 2_000)?;
         }

@@ -47,7 +47,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot make the data directory {}", args.data_dir.display()))?;
     let mut topology = match &args.config {
         Some(file) => configuration::topology(file)?,
-        None => files_only(args.output.clone().unwrap_or_else(|| args.data_dir.join("output")))?,
+        None => files_only(&args.output.clone().unwrap_or_else(|| args.data_dir.join("output")))?,
     };
 
     let edge_name = NodeId::new("standalone")?;
@@ -96,7 +96,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The topology of a process without configuration: everything goes to one tree of files, soon.
-fn files_only(output: PathBuf) -> anyhow::Result<Topology> {
+fn files_only(output: &Path) -> anyhow::Result<Topology> {
     let text = r#"
         version = 1
         [cluster]
@@ -120,7 +120,7 @@ fn files_only(output: PathBuf) -> anyhow::Result<Topology> {
     for group in topology.groups.iter_mut().filter(|group| group.id == files) {
         group.part.age = Duration::from_millis(500);
         if let weir_topology::StoreConfig::File(store) = &mut group.store {
-            store.path.clone_from(&output);
+            store.path = output.to_owned();
         }
     }
     Ok(topology)
