@@ -18,7 +18,7 @@ pub(crate) enum CaCommand {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Issues a node's certificate: <DIR>/<NAME>.crt and <NAME>.key.
+    /// Issues certificates: `NAME.crt` and `NAME.key` in the directory.
     #[command(after_help = "Example:\n  weir ca issue tls edge-1 --san edge-1.example.net")]
     Issue {
         /// Where the authority lies.

@@ -32,7 +32,7 @@ pub(crate) struct StandaloneArgs {
     /// Where senders connect.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:24224")]
     listen: String,
-    /// Where events are written, without --config [default: <data-dir>/output]
+    /// Where events are written, without --config; by default `output` in the data directory
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     output: Option<PathBuf>,
     /// Where metrics and health are served.
