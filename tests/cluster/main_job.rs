@@ -231,7 +231,7 @@ fn a_killed_sink_and_a_killed_edge_lose_and_double_nothing() {
         let hdfs = HdfsCluster::start(scratch, 1)?;
         let mut cluster = Cluster::start(scratch, &kafka, &hdfs)?;
         let bootstrap = kafka.bootstrap();
-        for round in 0..3 {
+        for round in 0..2 {
             let name = format!("kill{round}");
             let send = |tag: &str| cluster.send(scratch, tag, 100_000, 20);
             let before = send(&name)?;

@@ -5,7 +5,7 @@
 //! the sink's side: it gathers batches of many edges, cuts parts, asks for promises, has the store commit, and
 //! tells the edges.
 //!
-//! The rules, each checked by the simulator (crate `weir-sim`):
+//! The rules, checked by the seeded simulation beside this crate (`tests/simulation.rs`):
 //!
 //! - **T1 commit needs promise**: a sink commits a part only after every edge in it has promised its batches.
 //! - **T2 promise is durable**: an edge answers only after the promise is in its journal.

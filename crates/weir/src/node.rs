@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,7 +30,7 @@ pub(crate) async fn edge(config: &Path) -> anyhow::Result<ExitCode> {
         data_dir: config.data_dir.clone(),
         forward: config.listen.forward.clone().unwrap_or_else(|| "0.0.0.0:24224".to_owned()),
         identity: identity(&config)?,
-        link: Settings::default(),
+        link: link_settings(),
     };
     let edge = Edge::start(settings, &topology, tags, &health).await?;
     eprintln!("weir ready role=edge forward={} metrics={}", edge.forward(), pages.local_addr());
@@ -54,7 +55,7 @@ pub(crate) async fn sink(config: &Path) -> anyhow::Result<ExitCode> {
         data_dir: config.data_dir.clone(),
         listen: address(&listen).await?,
         identity: identity(&config)?,
-        link: Settings::default(),
+        link: link_settings(),
     };
     let sink = Sink::start(settings, group, tags, health)?;
     eprintln!("weir ready role=sink link={} metrics={}", sink.address(), pages.local_addr());
@@ -62,6 +63,15 @@ pub(crate) async fn sink(config: &Path) -> anyhow::Result<ExitCode> {
     sink.stop().await;
     pages.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A dead peer is noticed within five seconds, so that its batches go elsewhere soon.
+fn link_settings() -> Settings {
+    Settings {
+        idle_timeout: Duration::from_secs(5),
+        keep_alive: Duration::from_secs(1),
+        ..Settings::default()
+    }
 }
 
 /// Whether the topology has this node in this role.

@@ -39,6 +39,8 @@ mod tests;
 
 /// Open files that a run needs besides its connections.
 const OTHER_FILES: u64 = 64;
+/// Longest wait for an acknowledgement that is told apart: an hour, in microseconds.
+const ACK_MICROS_MAX: u64 = 3_600_000_000;
 /// Connections that are being set up at one time; the others wait their turn.
 const CONNECTING_MAX: usize = 256;
 /// Output buffers that are kept for reuse; more are given back to the allocator.
@@ -178,7 +180,7 @@ impl Shared {
             started: Instant::now(),
             connecting: Semaphore::new(CONNECTING_MAX),
             counts: Counts::default(),
-            ack_micros: Mutex::new(Histogram::new(3)?),
+            ack_micros: Mutex::new(Histogram::new_with_bounds(1, ACK_MICROS_MAX, 3)?),
             spare: Mutex::default(),
         })
     }
