@@ -305,10 +305,15 @@ impl Dispatcher {
         state.in_flight_bytes = 0;
         // Sent and not promised: the sink cannot commit these any more, so they are ours to give again.
         let back = std::mem::take(&mut state.in_flight);
-        for promise in self.promises.values_mut() {
+        let mut unanswered = Vec::new();
+        for (part, promise) in &mut self.promises {
             if promise.state == PromiseState::Asked(sink.clone()) {
                 promise.state = PromiseState::Given;
+                unanswered.push(part.clone());
             }
+        }
+        for part in unanswered {
+            self.ask_owner_if_back(&part);
         }
         for seq in back {
             self.wait_again(seq);
@@ -348,7 +353,7 @@ impl Dispatcher {
             ToEdge::Prepare { part, ranges, token } => self.prepare(sink, session, part, ranges, token),
             ToEdge::Committed { part } => self.settle_committed(&part),
             ToEdge::Abandoned { part } => self.settle_abandoned(sink, session, &part),
-            ToEdge::Resolved { part, resolution } => self.settle_resolved(&part, resolution),
+            ToEdge::Resolved { part, resolution } => self.settle_resolved(sink, &part, resolution),
             ToEdge::Draining => {
                 if let Some(state) = self.sinks.get_mut(sink) {
                     state.link = Link::Up { session, draining: true };
@@ -537,13 +542,16 @@ impl Dispatcher {
         }
     }
 
-    fn settle_resolved(&mut self, part: &PartId, resolution: Resolution) {
+    fn settle_resolved(&mut self, sink: &NodeId, part: &PartId, resolution: Resolution) {
         match resolution {
             Resolution::Committed => self.settle_committed(part),
             Resolution::NotHere => {
                 if let Some(promise) = self.promises.get_mut(part) {
                     promise.owner_only = true;
                     promise.state = PromiseState::Given;
+                    if part.sink != *sink {
+                        self.ask_owner_if_back(part);
+                    }
                 }
             }
             Resolution::Void => {
@@ -573,6 +581,13 @@ impl Dispatcher {
             .collect();
         for part in parts {
             self.ask(&part, sink, session);
+        }
+    }
+
+    // Another was asked while the owner was away, and did not settle it; the owner may have come back meanwhile.
+    fn ask_owner_if_back(&mut self, part: &PartId) {
+        if let Some(Link::Up { session, .. }) = self.sinks.get(&part.sink).map(|sink| sink.link) {
+            self.ask(part, &part.sink, session);
         }
     }
 
