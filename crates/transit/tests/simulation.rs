@@ -289,7 +289,10 @@ impl Sim {
             }
             Event::Resolves { sink, life, log, part, token } => {
                 if self.living(sink, life).is_some() {
-                    let resolution = self.resolve(&part, &token);
+                    // Some stores can settle a part only where it was written.
+                    let elsewhere = part.sink != self.sinks[sink].name && self.rng.random_bool(0.2);
+                    let resolution =
+                        if elsewhere { Resolution::NotHere } else { self.resolve(&part, &token) };
                     if let Some(collector) = self.living(sink, life) {
                         collector.resolved(&log, part, resolution);
                     }
