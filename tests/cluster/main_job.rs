@@ -151,7 +151,7 @@ groups = ["kafka"]
 
 fn verify(source: &[&str], ledger: Option<&PathBuf>, prefix: &str, events: u64) -> Result<()> {
     let mut command = Command::new(loadgen_binary()?);
-    command.arg("verify").args(source).args(["--wait", "120", "--expect", &events.to_string()]);
+    command.arg("verify").args(source).args(["--wait", "240", "--expect", &events.to_string()]);
     command.args(["--stream-prefix", prefix]);
     if let Some(ledger) = ledger {
         command.arg("--ledger").arg(ledger);
@@ -224,6 +224,11 @@ fn every_event_is_once_in_each_store_of_its_route() {
     });
 }
 
+/// One round takes about a minute; `WEIR_TEST_ROUNDS` asks for more than one.
+fn rounds() -> usize {
+    std::env::var("WEIR_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 #[test]
 fn a_killed_sink_and_a_killed_edge_lose_and_double_nothing() {
     Scratch::run("killed", |scratch| {
@@ -231,7 +236,7 @@ fn a_killed_sink_and_a_killed_edge_lose_and_double_nothing() {
         let hdfs = HdfsCluster::start(scratch, 1)?;
         let mut cluster = Cluster::start(scratch, &kafka, &hdfs)?;
         let bootstrap = kafka.bootstrap();
-        for round in 0..2 {
+        for round in 0..rounds() {
             let name = format!("kill{round}");
             let send = |tag: &str| cluster.send(scratch, tag, 100_000, 20);
             let before = send(&name)?;
