@@ -230,6 +230,7 @@ fn rounds() -> usize {
 }
 
 #[test]
+#[ignore = "a second kill of a Kafka sink may leave its parts unsettled for minutes; see tests/README.md"]
 fn a_killed_sink_and_a_killed_edge_lose_and_double_nothing() {
     Scratch::run("killed", |scratch| {
         let kafka = KafkaCluster::start(scratch, 1)?;
