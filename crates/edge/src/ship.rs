@@ -204,18 +204,9 @@ async fn drive(parts: ShipperParts, stop: CancellationToken, idle: watch::Sender
 
     // No session before the journal has this start: epochs never go back.
     driver.work();
-    loop {
-        match inputs.recv().await {
-            Some(Input::Journaled(records)) => {
-                driver.dispatcher.journaled(records);
-                break;
-            }
-            Some(Input::JournalFailed) | None => {
-                health.set_condition(&condition, Err("its journal cannot be written".to_owned()));
-                return;
-            }
-            Some(_) => {}
-        }
+    if !driver.has_begun(&mut inputs).await {
+        health.set_condition(&condition, Err("its journal cannot be written".to_owned()));
+        return;
     }
     for sink in &group.sinks {
         tokio::spawn(keep_connected(
@@ -267,6 +258,23 @@ async fn drive(parts: ShipperParts, stop: CancellationToken, idle: watch::Sender
 }
 
 impl Driver {
+    // Waits until the journal has this start; says whether it does. What comes meanwhile is taken like anything else:
+    // the log's first records may be read before the journal is synced.
+    async fn has_begun(&mut self, inputs: &mut mpsc::Receiver<Input>) -> bool {
+        loop {
+            match inputs.recv().await {
+                Some(Input::JournalFailed) | None => return false,
+                Some(input) => {
+                    let begun = matches!(input, Input::Journaled(_));
+                    self.take(input);
+                    if begun {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
     fn take(&mut self, input: Input) {
         match input {
             Input::Connected { sink, connection } => {
