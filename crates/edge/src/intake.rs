@@ -179,6 +179,10 @@ impl Connection {
         stop: CancellationToken,
     ) {
         let end = self.receive(&mut read, &stop).await;
+        if let (End::Eof, Some(bytes)) = (&end, self.session.finish()) {
+            names::FORWARD_VIOLATIONS_TOTAL.with(["truncated"]).increment(1);
+            warn!(peer = %self.peer, bytes, reason = "truncated", "the sender's connection ended within a message");
+        }
         // Whatever was complete is stored and acknowledged before we go.
         while let Some(stored) = self.pending.next().await {
             if !self.settle(stored) {

@@ -144,10 +144,10 @@ impl Session {
         }
     }
 
-    /// Ends the session at the peer's end of file. Returns the bytes of an incomplete message, of which nothing was
-    /// stored (R1), for counting.
+    /// To be asked at the peer's end of file: the bytes of an incomplete message, of which nothing was stored (R1), for
+    /// counting.
     #[must_use]
-    pub fn finish(self) -> Option<usize> {
+    pub fn finish(&self) -> Option<usize> {
         (self.ended.is_none() && !self.buffer.is_empty()).then_some(self.buffer.len())
     }
 
