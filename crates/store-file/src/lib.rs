@@ -81,7 +81,7 @@ impl Backend for FileBackend {
     }
 
     fn traits(&self) -> Traits {
-        Traits { parallel_parts: 2, partitions_max: 256, shared: self.settings.shared }
+        Traits { parallel_parts: 2, partitions_max: write::FILES_MAX, shared: self.settings.shared }
     }
 
     fn partitions(&self, header: &BatchHeader) -> Vec<Partition> {

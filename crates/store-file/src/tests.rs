@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use weir_model::{Encoding, PartId};
 use weir_shape::{Codec, Format, Partitioner};
 use weir_store::conformance::{self, Harness, batch, incarnation, now_ns, part, samples, sink};
-use weir_store::{Backend, Outcome, Part, Partition, Store, StoreError, Token};
+use weir_store::{Backend, Outcome, Part, PartBatch, Partition, Store, StoreError, Token};
 
 use crate::steps::{Step, Steps};
 use crate::{FileBackend, FileSettings, disk, life};
@@ -313,6 +313,92 @@ async fn a_part_without_partitions_is_committed() {
     assert_eq!(scene.store.commit(&empty).await.unwrap().events, 0);
     let heir = scene.backend.begin(&sink("other"), incarnation()).await.unwrap();
     assert_eq!(heir.resolve(&empty.id, &token).await.unwrap(), Outcome::Committed);
+}
+
+#[tokio::test]
+async fn a_damaged_batch_stops_nobody() {
+    let scene = Scene::new(|_, _, _| Ok(())).await;
+    let good = |seq| batch("edge-1", seq, &samples("a", "m", now_ns(), 5), Encoding::Plain);
+    let cut = |mut batch: PartBatch, bytes: usize| {
+        let payload = batch.payload.load().unwrap();
+        batch.payload = Arc::new(payload.slice(..payload.len() - bytes));
+        batch
+    };
+    let packed = batch("edge-1", 2, &samples("a", "m", now_ns(), 5), Encoding::Gzip);
+    let batches = vec![good(0), cut(good(1), 1), cut(packed, 1), good(3)];
+    let part = part(&scene.backend, scene.part.id.clone(), batches);
+    let committed = scene.store.commit(&part).await.unwrap();
+    assert_eq!((committed.events, committed.dead_letters), (14, 6));
+    let stored = files(scene.directory.path());
+    assert_eq!(stored.values().map(|text| text.lines().count()).sum::<usize>(), 14);
+}
+
+#[tokio::test]
+async fn a_batch_of_many_partitions_has_few_files_open() {
+    const MINUTE_NS: i64 = 60_000_000_000;
+    let directory = TempDir::new().unwrap();
+    let open = Mutex::new((0, 0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most);
+    let hook = Arc::new(move |step: Step| {
+        let mut open = open.lock().unwrap();
+        match step {
+            Step::Create => open.0 += 1,
+            // The next thing after a file's sync is that it is closed.
+            Step::Sync => open.1 += 1,
+            _ => {}
+        }
+        seen.fetch_max(open.0 - open.1, Ordering::SeqCst);
+        Ok(())
+    });
+    let settings = settings(directory.path(), "%d/%H/%M", Codec::None, false);
+    let backend = FileBackend::with_steps(settings, Steps { hook: Some(hook) });
+    let id = PartId { sink: sink("one"), incarnation: incarnation(), number: 0 };
+    let store = backend.begin(&id.sink, id.incarnation).await.unwrap();
+    // Twice through 600 minutes, so that each file gets a line early and late.
+    let now = now_ns();
+    let events: Vec<_> =
+        (0..1200).flat_map(|n| samples("a", &format!("m{n}"), now - n % 600 * MINUTE_NS + n, 1)).collect();
+    let part = part(&backend, id, vec![batch("edge-1", 0, &events, Encoding::Plain)]);
+    assert_eq!(part.partitions.len(), 600);
+    let token = store.token(&part.id, &part.partitions);
+
+    assert_eq!(store.commit(&part).await.unwrap().events, 1200);
+    assert_eq!(most.load(Ordering::SeqCst), backend.traits().partitions_max);
+    assert_eq!(store.resolve(&part.id, &token).await.unwrap(), Outcome::Committed);
+    let stored = files(directory.path());
+    assert_eq!(stored.len(), 600);
+    assert!(stored.values().all(|text| text.lines().count() == 2));
+}
+
+#[tokio::test]
+async fn an_event_that_the_header_does_not_count_is_kept() {
+    const HOUR_NS: i64 = 3_600_000_000_000;
+    let directory = TempDir::new().unwrap();
+    let backend = FileBackend::new(settings(directory.path(), "%Y-%m-%d/%H", Codec::None, false));
+    let id = PartId { sink: sink("one"), incarnation: incarnation(), number: 0 };
+    let store = backend.begin(&id.sink, id.incarnation).await.unwrap();
+    let counted = samples("a", "m", now_ns(), 1);
+    let uncounted = samples("a", "m", now_ns() - HOUR_NS, 1);
+    let mut strange = batch("edge-1", 0, &[counted.clone(), uncounted].concat(), Encoding::Plain);
+    strange.header = Arc::new(conformance::header(&counted, Encoding::Plain));
+    let part = part(&backend, id, vec![strange]);
+
+    assert_eq!(store.commit(&part).await.unwrap().events, 2);
+    // Where a settling would look for it.
+    let stored = files(directory.path());
+    assert_eq!(stored.into_values().map(|text| text.lines().count()).collect::<Vec<_>>(), [2]);
+}
+
+#[tokio::test]
+async fn a_part_must_name_its_partitions() {
+    let scene = Scene::new(|_, _, _| Ok(())).await;
+    for partitions in [vec![], scene.part.partitions[..2].to_vec()] {
+        let unnamed = Part { partitions, ..scene.part.clone() };
+        let refused = scene.store.commit(&unnamed).await;
+        assert!(matches!(refused, Err(StoreError::Transient { .. })), "{refused:?}");
+        assert_eq!(scene.outcome(), Outcome::Void);
+    }
 }
 
 #[tokio::test]

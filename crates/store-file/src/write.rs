@@ -1,20 +1,25 @@
-//! One attempt at a part: one pass over its batches into a temporary file for each partition, then the final names.
+//! One attempt at a part: its batches into a temporary file for each partition, then the final names.
 //!
-//! All files are complete and on the disk before the first gets its final name.
+//! All files are complete and on the disk before the first gets its final name. Left out on purpose: what is damaged in
+//! a batch; it is counted and passed over, for another try or another sink would meet the same bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use weir_shape::{CodecWriter, each_event};
+use weir_shape::{CodecWriter, ShapeError, each_event};
 use weir_store::{Committed, Part, PartBatch, Partition};
 
 use crate::FileSettings;
 use crate::disk;
 use crate::steps::{Step, Steps};
 
-/// Buffered for each open file; a part may have hundreds.
+/// Most files that an attempt has open. A part of more partitions, which only a batch of very many minutes makes, takes
+/// one pass over its batches for each so many.
+pub(crate) const FILES_MAX: usize = 256;
+
+/// Buffered for each open file.
 const BUFFER_BYTES: usize = 16 << 10;
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
@@ -28,13 +33,12 @@ pub(crate) struct Attempt<'a> {
     pub(crate) steps: &'a Steps,
 }
 
-/// The files of an attempt, in the making.
+/// The files of one pass, in the making.
 struct Files<'a> {
     attempt: &'a Attempt<'a>,
     part: &'a Part,
     open: Vec<Open>,
     by_partition: HashMap<Partition, usize>,
-    committed: Committed,
 }
 
 struct Open {
@@ -58,21 +62,39 @@ impl Attempt<'_> {
     }
 
     fn write(&self, part: &Part) -> io::Result<(Vec<Ready>, Committed)> {
-        let mut files = Files {
-            attempt: self,
-            part,
-            open: Vec::new(),
-            by_partition: HashMap::new(),
-            committed: Committed::default(),
-        };
-        // A file for each partition, without events too: whoever settles the part looks for all of them.
-        for partition in &part.partitions {
-            files.open(partition)?;
-        }
         for batch in &part.batches {
-            files.add(batch)?;
+            self.check(part, batch)?;
         }
-        files.finish()
+        let (mut ready, mut committed) = (Vec::with_capacity(part.partitions.len()), Committed::default());
+        // A file for each partition, without events too: whoever settles the part looks for all of them.
+        for partitions in part.partitions.chunks(FILES_MAX) {
+            let mut files = Files { attempt: self, part, open: Vec::new(), by_partition: HashMap::new() };
+            for partition in partitions {
+                files.open(partition, ready.len())?;
+            }
+            for batch in &part.batches {
+                files.add(batch, &mut committed)?;
+            }
+            files.finish(&mut ready, &mut committed)?;
+        }
+        Ok((ready, committed))
+    }
+
+    /// That the part names every partition of the batch that is not done: no token would name the others.
+    fn check(&self, part: &Part, batch: &PartBatch) -> io::Result<()> {
+        let all = self.settings.partition.partitions(&batch.header);
+        let done = done(batch);
+        let unnamed = |partition: &&Partition| {
+            !done.contains(partition) && part.partitions.binary_search(partition).is_err()
+        };
+        match all.iter().find(unnamed) {
+            Some(partition) => {
+                let what =
+                    format!("batch {} falls into {partition:?}, which the part does not name", batch.id);
+                Err(io::Error::other(what))
+            }
+            None => Ok(()),
+        }
     }
 
     fn publish(&self, files: &[Ready]) -> io::Result<()> {
@@ -110,35 +132,44 @@ impl Attempt<'_> {
 }
 
 impl Files<'_> {
-    fn open(&mut self, partition: &Partition) -> io::Result<usize> {
+    /// Makes the file of `partition`, where `before` others were made in earlier passes.
+    fn open(&mut self, partition: &Partition, before: usize) -> io::Result<()> {
         let Attempt { settings, staging, number, steps } = self.attempt;
         steps.before(Step::Create)?;
         let index = self.open.len();
-        let temporary = staging.join(format!("{number}-{index}"));
+        let temporary = staging.join(format!("{number}-{}", before + index));
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
         let writer = settings.codec.writer(BufWriter::with_capacity(BUFFER_BYTES, file));
         let target = target(&settings.root, partition, &format!("{}{}", self.part.id, suffix(settings)));
         self.open.push(Open { temporary, target, writer });
         self.by_partition.insert(partition.clone(), index);
-        Ok(index)
+        Ok(())
     }
 
-    fn add(&mut self, batch: &PartBatch) -> io::Result<()> {
+    /// Writes those events of `batch` that belong into these files.
+    fn add(&mut self, batch: &PartBatch, committed: &mut Committed) -> io::Result<()> {
         let settings = self.attempt.settings;
-        // Most events lie in the second of the one before: its file, or none where the partition is done.
+        let counted = settings.partition.partitions(&batch.header);
+        let mut of_tag = settings.partition.of_tag(&batch.header.tag);
+        let done = done(batch);
+        // The file for what is in a partition; none where it is stored already, or in another pass.
+        let due = |partition: &Partition| {
+            if done.contains(partition) { None } else { self.by_partition.get(partition).copied() }
+        };
+        let mut written = 0;
+        // Most events lie in the second of the one before: its file, or none.
         let mut last: Option<(i64, Option<usize>)> = None;
-        each_event(batch, settings.format, |event| {
+        let visited = each_event(batch, settings.format, |event| {
             let secs = event.time_ns.div_euclid(NS_PER_SECOND);
             let index = match last {
                 Some((same, index)) if same == secs => index,
                 _ => {
-                    let partition = settings.partition.partition_of(event.tag, secs);
-                    let known = self.by_partition.get(&partition).copied();
-                    let index = match known {
-                        _ if batch.done.contains(&partition) => None,
-                        Some(index) => Some(index),
-                        None => Some(self.open(&partition)?),
-                    };
+                    let partition = of_tag.at(secs);
+                    // An event of a minute that the header does not count has no partition in any token. It must not be
+                    // lost for that, and always goes to the same place.
+                    let counts = counted.binary_search(partition).is_ok();
+                    let partition = counted.first().filter(|_| !counts).unwrap_or(partition);
+                    let index = due(partition);
                     last = Some((secs, index));
                     index
                 }
@@ -147,24 +178,37 @@ impl Files<'_> {
                 let writer = &mut self.open[index].writer;
                 writer.write_all(event.json)?;
                 writer.write_all(b"\n")?;
-                self.committed.events += 1;
+                written += 1;
             }
             Ok::<(), io::Error>(())
-        })
-        .map(drop)
-        .map_err(|error| io::Error::other(BatchError { batch: batch.id.to_string(), source: error }))
+        });
+        committed.events += written;
+        match visited {
+            Ok(_) => {}
+            Err(error @ (ShapeError::Unpack(_) | ShapeError::Entry { .. })) => {
+                let minutes = batch.header.minutes.iter();
+                let ours = minutes.filter(|tally| due(of_tag.at(tally.minute.saturating_mul(60))).is_some());
+                let lost = ours.map(|tally| tally.events).sum::<u64>().saturating_sub(written);
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(batch = %batch.id, tag = %batch.header.tag, lost, error, "a damaged batch is passed over");
+                committed.dead_letters += lost;
+            }
+            Err(error @ (ShapeError::Load(_) | ShapeError::Visitor(_))) => {
+                return Err(io::Error::other(BatchError { batch: batch.id.to_string(), source: error }));
+            }
+        }
+        Ok(())
     }
 
-    fn finish(mut self) -> io::Result<(Vec<Ready>, Committed)> {
-        let mut ready = Vec::with_capacity(self.open.len());
+    fn finish(self, ready: &mut Vec<Ready>, committed: &mut Committed) -> io::Result<()> {
         for Open { temporary, target, writer } in self.open {
             let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
             self.attempt.steps.before(Step::Sync)?;
             file.sync_all()?;
-            self.committed.bytes += file.metadata()?.len();
+            committed.bytes += file.metadata()?.len();
             ready.push(Ready { temporary, target });
         }
-        Ok((ready, self.committed))
+        Ok(())
     }
 }
 
@@ -173,7 +217,12 @@ impl Files<'_> {
 #[error("batch {batch} cannot be written")]
 struct BatchError {
     batch: String,
-    source: weir_shape::ShapeError<io::Error>,
+    source: ShapeError<io::Error>,
+}
+
+/// The partitions of a batch that are stored already. There may be thousands.
+fn done(batch: &PartBatch) -> HashSet<&Partition> {
+    batch.done.iter().collect()
 }
 
 /// How the files' names end.
