@@ -10,6 +10,15 @@ use std::fmt;
 /// Longest pattern in bytes; a longer one is refused. It bounds what one tag can cost.
 pub const PATTERN_BYTES_MAX: usize = 1024;
 
+/// What fills the wildcards of [`Pattern::samples`]: one character that no pattern holds.
+const FILLER: &[u8] = b"\0";
+
+/// More dots than the patterns that people write: only `**` takes a tag with so many.
+const DOTS_DEEP: usize = 40;
+
+/// Most tags that are tried to sample a pattern.
+const SAMPLES_MAX: usize = 256;
+
 /// Why a text is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
@@ -124,6 +133,39 @@ impl Pattern {
             next.clear();
         }
         states.list.contains(&matched)
+    }
+
+    /// Tags that stand for all that the pattern matches: each wildcard is filled with text that no other pattern
+    /// spells out, so another pattern takes a sample by a wildcard of its own or not at all. Empty when there would
+    /// be too many.
+    pub(crate) fn samples(&self) -> Vec<String> {
+        let (mut samples, mut open) = (Vec::new(), vec![(0, Vec::new())]);
+        while let Some((state, tag)) = open.pop() {
+            if samples.len() + open.len() > SAMPLES_MAX {
+                return Vec::new();
+            }
+            let mut go = |state, more: &[u8]| open.push((state, [&tag, more].concat()));
+            match self.program.get(state) {
+                Some(&Op::Byte(byte)) => go(state + 1, &[byte]),
+                Some(Op::WithinPart) => go(state + 1, FILLER),
+                Some(Op::Anything) => {
+                    let deep = [b".", FILLER].concat().repeat(DOTS_DEEP);
+                    for more in [b"".as_slice(), FILLER, b".\0", b"\0.\0", b".\0.\0", &deep, &deep[1..]] {
+                        go(state + 1, more);
+                    }
+                }
+                Some(Op::PartEnd) => go(state + 1, b""),
+                Some(&Op::SkipAtStart(other) | &Op::Fork(other)) => {
+                    go(state + 1, b"");
+                    go(other, b"");
+                }
+                Some(&Op::Jump(other)) => go(other, b""),
+                None => samples.extend(String::from_utf8(tag)),
+            }
+        }
+        // Not every filling suits every place: what `.**` begins with must be a dot.
+        samples.retain(|tag| self.matches(tag));
+        samples
     }
 
     pub(crate) fn shape(&self) -> Shape<'_> {

@@ -2,7 +2,7 @@
 //!
 //! Left out on purpose: a memory of tags already routed; that is [`RouteCache`](crate::RouteCache).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use weir_model::GroupId;
@@ -82,6 +82,24 @@ impl Router {
     #[must_use]
     pub fn groups(&self, index: usize) -> &[GroupId] {
         self.routes.get(index).map_or(&[], Vec::as_slice)
+    }
+
+    /// The earlier routes that together take every tag of this route, counted from 0; empty when some tag gets to it.
+    ///
+    /// It judges by samples of each pattern. They miss a route that is hidden by odd means, and blame none that is
+    /// reached by tags of usual depth.
+    #[must_use]
+    pub fn hidden_by(&self, route: usize, patterns: &str) -> Vec<usize> {
+        let mut earlier = BTreeSet::new();
+        for pattern in patterns.split_whitespace() {
+            let samples = Pattern::parse(pattern).map(|pattern| pattern.samples()).unwrap_or_default();
+            let takers = samples.iter().map(|tag| self.route(tag).filter(|taker| *taker < route));
+            match takers.collect::<Option<Vec<_>>>() {
+                Some(takers) if !takers.is_empty() => earlier.extend(takers),
+                _ => return Vec::new(),
+            }
+        }
+        earlier.into_iter().collect()
     }
 
     fn add(&mut self, route: usize, pattern: Pattern) {
@@ -224,6 +242,39 @@ mod tests {
             assert_eq!(found, Some(route), "{tag}");
             assert!(tried <= 3, "{tag} tried {tried} patterns");
         }
+    }
+
+    #[test]
+    fn a_hidden_route_is_seen() {
+        // Routes, and those that hide the last of them.
+        let table: &[(&[&str], &[usize])] = &[
+            (&["**", "a"], &[0]),
+            (&["a.**", "b", "a.b.*"], &[0]),
+            (&["a.*", "b.**", "{a.x,b.*.c}"], &[0, 1]),
+            (&["a.**", "a.**"], &[0]),
+            (&["*.**", "**"], &[0]),
+            (&["a.b c", "a.b"], &[0]),
+            (&["a", "b", "{a,b}"], &[0, 1]),
+            (&["größe.*", "größe.m"], &[0]),
+            // Some tag gets to the last of these.
+            (&["a.*", "a.**"], &[]),
+            (&["a", "a.*", "a.*.*", "a.**"], &[]),
+            (&["a.*", "b.*"], &[]),
+            (&["a.x", "a.*"], &[]),
+            (&["a.*.**", "a.**"], &[]),
+            (&["**.x", "**"], &[]),
+            (&["a.**", "a**"], &[]),
+            (&["a", "{a,b}"], &[]),
+            (&["a", "a b"], &[]),
+            (&["**"], &[]),
+        ];
+        for (routes, hidden_by) in table {
+            let last = routes.len() - 1;
+            assert_eq!(router(routes).hidden_by(last, routes[last]), *hidden_by, "{routes:?}");
+        }
+        // Too many ways to match: nothing is claimed.
+        let many = "{a,b}".repeat(20);
+        assert!(router(&["**", &many]).hidden_by(1, &many).is_empty());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The topology: which edges, sink groups, stores and routes a cluster has.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub struct Group {
     pub quota: ByteSize,
     /// What an edge does when the quota is used up.
     pub overflow: Overflow,
+    /// When a sender is told that its events are kept.
+    pub ack: Ack,
     /// Which sinks an edge prefers.
     pub affinity: Affinity,
     /// One at least.
@@ -87,6 +90,15 @@ pub enum Overflow {
     DropNewest,
     /// New events go to another group. [`crate::parse_topology`] refuses it in this version.
     Divert(GroupId),
+}
+
+/// When a sender is told that its events are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// As soon as they are on the edge's disk.
+    Edge,
+    /// When the store has them. [`crate::parse_topology`] refuses it in this version.
+    Store,
 }
 
 /// Which sinks of a group an edge prefers.
@@ -173,7 +185,7 @@ pub struct KafkaStore {
     /// Where events go that the cluster would never take, if not to the store's own choice of topic.
     pub dead_letter_topic: Option<String>,
     /// Further librdkafka properties.
-    pub options: BTreeMap<String, String>,
+    pub options: Options,
 }
 
 /// Files in one HDFS.
@@ -194,7 +206,26 @@ pub struct HdfsStore {
     /// Who to be on a cluster without Kerberos; the process's user if none.
     pub user: Option<String>,
     /// Further Hadoop properties.
-    pub options: BTreeMap<String, String>,
+    pub options: Options,
+}
+
+/// Properties that are handed to a store's library as they are. Some are passwords, so only their names print.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Options(pub BTreeMap<String, String>);
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl IntoIterator for Options {
+    type Item = (String, String);
+    type IntoIter = std::collections::btree_map::IntoIter<String, String>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
 }
 
 /// How files are compressed.

@@ -73,6 +73,13 @@ impl<'a> Reader<'a> {
         Problem::at(self.file, self.text, span, Severity::Error, String::new()).line
     }
 
+    /// The place of a byte of a text that was written at `span`; all of it where the file spells it otherwise, with
+    /// escapes.
+    pub(crate) fn within(&self, span: Range<usize>, text: &str, byte: usize) -> Range<usize> {
+        let written = self.text.get(span.clone()).and_then(|source| source.find(text));
+        written.map_or(span.clone(), |quotes| span.start + quotes + byte..span.end)
+    }
+
     /// Takes the table under `key` out of `parent`; none if it is not there or no table.
     pub(crate) fn take_table<'t>(&mut self, parent: &mut Block<'t>, key: &str) -> Option<Block<'t>> {
         let value = parent.get_mut().remove(key)?;

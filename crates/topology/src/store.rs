@@ -8,10 +8,13 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeValue;
 use weir_model::GroupId;
+use weir_shape::Partitioner;
 
-use crate::model::{Codec, FileStore, Format, HdfsStore, KafkaKey, KafkaStore, PartLimits, StoreConfig};
+use crate::model::{
+    Codec, FileStore, Format, HdfsStore, KafkaKey, KafkaStore, Options, PartLimits, StoreConfig,
+};
 use crate::problem::did_you_mean;
-use crate::read::{Block, Checked, Reader, words};
+use crate::read::{Block, Checked, Reader, Value, Wrong, words};
 use crate::size::ByteSize;
 
 const KINDS: [&str; 3] = ["file", "kafka", "hdfs"];
@@ -28,7 +31,7 @@ words!(KafkaKey { "none" => Self::None, "tag" => Self::Tag });
 #[serde(deny_unknown_fields)]
 struct RawFile {
     path: Spanned<Checked<PathBuf>>,
-    partition: Optional<String>,
+    partition: Optional<Template>,
     codec: Optional<Codec>,
     format: Optional<Format>,
     #[serde(default)]
@@ -39,12 +42,12 @@ struct RawFile {
 #[serde(deny_unknown_fields)]
 struct RawKafka {
     brokers: Option<Spanned<Vec<String>>>,
-    topic: Optional<String>,
+    topic: Optional<Topic<true>>,
     key: Optional<KafkaKey>,
     compression: Optional<String>,
     transactions: Option<bool>,
-    commit_topic: Optional<String>,
-    dead_letter_topic: Optional<String>,
+    commit_topic: Optional<Topic<false>>,
+    dead_letter_topic: Optional<Topic<false>>,
     #[serde(default)]
     options: BTreeMap<String, String>,
 }
@@ -54,7 +57,7 @@ struct RawKafka {
 struct RawHdfs {
     url: Spanned<Checked<String>>,
     path: Spanned<Checked<String>>,
-    partition: Optional<String>,
+    partition: Optional<Template>,
     codec: Optional<Codec>,
     format: Optional<Format>,
     replication: Option<Spanned<u32>>,
@@ -94,10 +97,26 @@ pub(crate) fn part_limits(store: &StoreConfig) -> PartLimits {
 fn file(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<StoreConfig> {
     let raw: RawFile = reader.block(block, &["kind"])?;
     let path = reader.required(raw.path);
-    let partition = reader.value_or(raw.partition, PARTITION.to_owned());
+    let partition = partition(reader, raw.partition);
     let codec = reader.value_or(raw.codec, Codec::None);
     let format = reader.value_or(raw.format, Format::Envelope);
     Some(StoreConfig::File(FileStore { path: path?, partition, codec, format, shared: raw.shared }))
+}
+
+/// A partition template that makes paths, or the default.
+fn partition(reader: &mut Reader<'_>, written: Optional<Template>) -> String {
+    reader.value_or(written, Template(PARTITION.to_owned())).0
+}
+
+/// The text of a partition template.
+struct Template(String);
+
+impl Value for Template {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let hint = || format!("a relative path such as \"{PARTITION}\" or \"{{tag[0]}}/%Y-%m-%d\"");
+        let read = Partitioner::new(text).map(|_| Self(text.to_owned()));
+        read.map_err(|error| (error.to_string(), Some(hint())))
+    }
 }
 
 fn kafka(reader: &mut Reader<'_>, block: &Block<'_>, group: &GroupId) -> Option<StoreConfig> {
@@ -119,14 +138,34 @@ fn kafka(reader: &mut Reader<'_>, block: &Block<'_>, group: &GroupId) -> Option<
     }
     Some(StoreConfig::Kafka(KafkaStore {
         brokers: brokers.join(","),
-        topic: reader.value_or(raw.topic, format!("weir-{group}")),
+        topic: reader.value_or(raw.topic, Topic(format!("weir-{group}"))).0,
         key: reader.value_or(raw.key, KafkaKey::Tag),
         compression,
         transactions: raw.transactions.unwrap_or(true),
-        commit_topic: raw.commit_topic.and_then(|topic| reader.required(topic)),
-        dead_letter_topic: raw.dead_letter_topic.and_then(|topic| reader.required(topic)),
-        options: raw.options,
+        commit_topic: raw.commit_topic.and_then(|topic| reader.required(topic)).map(|topic| topic.0),
+        dead_letter_topic: raw
+            .dead_letter_topic
+            .and_then(|topic| reader.required(topic))
+            .map(|topic| topic.0),
+        options: Options(raw.options),
     }))
+}
+
+/// A Kafka topic; with `OF_TAG` one that may hold `{tag}`.
+struct Topic<const OF_TAG: bool>(String);
+
+impl<const OF_TAG: bool> Value for Topic<OF_TAG> {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let literal = if OF_TAG { text.replace("{tag}", "-") } else { text.to_owned() };
+        // `Topic.LEGAL_CHARS` and `Topic.MAX_NAME_LENGTH` of Apache Kafka.
+        let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if literal.is_empty() || literal.len() > 249 || !literal.chars().all(legal) {
+            let hint = if OF_TAG { "; {tag} stands for the event's tag" } else { "" };
+            let hint = format!("a topic has 1 to 249 letters, digits, '.', '_' and '-'{hint}");
+            return Err((format!("{text:?} is not a topic"), Some(hint)));
+        }
+        Ok(Self(text.to_owned()))
+    }
 }
 
 fn hdfs(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<StoreConfig> {
@@ -146,12 +185,12 @@ fn hdfs(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<StoreConfig> {
         reader.error(replication.span(), "no copy of a block is no block", None);
     }
     Some(StoreConfig::Hdfs(HdfsStore {
-        partition: reader.value_or(raw.partition, PARTITION.to_owned()),
+        partition: partition(reader, raw.partition),
         codec: reader.value_or(raw.codec, Codec::None),
         format: reader.value_or(raw.format, Format::Envelope),
         replication: raw.replication.map(Spanned::into_inner),
         user: raw.user.and_then(|user| reader.required(user)),
-        options: raw.options,
+        options: Options(raw.options),
         url: url?,
         path: path?,
     }))

@@ -1,4 +1,5 @@
-//! The topology file: reads it block by block, then checks what the blocks say of each other.
+//! The topology file: reads it block by block, and checks what the blocks say of each other. Its routes are
+//! read in `routes.rs`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,16 +10,18 @@ use toml::de::DeValue;
 use weir_model::{GroupId, NodeId};
 
 use crate::model::{
-    Affinity, EdgeNode, Group, Overflow, PartLimits, Route, SinkNode, Stage, StoreConfig, Topology,
+    Ack, Affinity, EdgeNode, Group, Overflow, PartLimits, Route, SinkNode, Stage, StoreConfig, Topology,
 };
 use crate::problem::{Problem, did_you_mean};
 use crate::read::{Address, Block, Checked, Reader, Value, words};
+use crate::routes::read_routes;
 use crate::size::ByteSize;
 use crate::store::{part_limits, shown, store};
 
 type Required<T> = Spanned<Checked<T>>;
 type Optional<T> = Option<Required<T>>;
 
+words!(Ack { "edge" => Self::Edge, "store" => Self::Store });
 words!(Affinity { "none" => Self::None, "rack" => Self::Rack });
 
 #[derive(Deserialize)]
@@ -45,6 +48,7 @@ struct RawEdge {
 struct RawGroup {
     id: Required<GroupId>,
     quota: Optional<ByteSize>,
+    ack: Optional<Ack>,
     affinity: Optional<Affinity>,
 }
 
@@ -69,15 +73,6 @@ struct RawStage {
 struct RawPart {
     bytes: Optional<ByteSize>,
     age: Optional<std::time::Duration>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRoute {
-    name: Optional<String>,
-    #[serde(rename = "match")]
-    patterns: Spanned<String>,
-    groups: Spanned<Vec<Spanned<String>>>,
 }
 
 /// Reads a topology file. `file` is the name that problems carry. Paths come back as written; see
@@ -113,18 +108,41 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
     let cluster: Option<RawCluster> = cluster.and_then(|block| reader.block(&block, &[]));
     let cluster = cluster.and_then(|raw| reader.required(raw.name));
 
-    let mut nodes = Names::new("node");
-    let edges = edges.iter().filter_map(|block| edge(reader, block, &mut nodes)).collect();
-
     // Taken before the groups are read: a group with a problem of its own is still known to routes.
-    let known =
-        groups.iter().filter_map(|group| Some(group.get_ref().get("id")?.get_ref().as_str()?.to_owned()));
-    let known: Vec<String> = known.collect();
-    let mut ids = Names::new("group");
-    let groups = groups.into_iter().filter_map(|block| group(reader, block, &known, &mut ids, &mut nodes));
-    let groups = groups.collect();
-    let routes = self::routes(reader, &routes, &known);
-    Some(Topology { cluster: cluster?, edges, groups, routes })
+    let id = |group: &Block<'_>| Some(group.get_ref().get("id")?.get_ref().as_str()?.to_owned());
+    let mut seen = Seen {
+        nodes: Names::new("node"),
+        ids: Names::new("group"),
+        addresses: BTreeMap::new(),
+        known: groups.iter().filter_map(id).collect(),
+    };
+    let edges = edges.iter().filter_map(|block| edge(reader, block, &mut seen)).collect();
+    let places: Vec<Range<usize>> = groups.iter().map(Spanned::span).collect();
+    let groups: Vec<Option<Group>> =
+        groups.into_iter().map(|block| group(reader, block, &mut seen)).collect();
+    let routes = read_routes(reader, &routes, &seen.known);
+    // A group that seems idle may be what a wrong name in a route meant.
+    if let Some(routes) = routes.as_ref().filter(|_| !reader.failed()) {
+        idle_groups(reader, &groups, &places, routes);
+    }
+    let groups = groups.into_iter().flatten().collect();
+    Some(Topology { cluster: cluster?, edges, groups, routes: routes.unwrap_or_default() })
+}
+
+/// Warns of groups that no event gets to. Without any route there is one warning already.
+fn idle_groups(reader: &mut Reader<'_>, groups: &[Option<Group>], places: &[Range<usize>], routes: &[Route]) {
+    for (group, place) in groups.iter().zip(places) {
+        let Some(group) = group else { continue };
+        if !routes.is_empty() && !routes.iter().any(|route| route.groups.contains(&group.id)) {
+            let hint =
+                "name it in a route, or delete it; what edges have in its log is delivered first".to_owned();
+            reader.warn(
+                place.clone(),
+                format!("no route leads to group {:?}", group.id.as_str()),
+                Some(hint),
+            );
+        }
+    }
 }
 
 fn version(reader: &mut Reader<'_>, root: &Block<'_>) {
@@ -135,20 +153,14 @@ fn version(reader: &mut Reader<'_>, root: &Block<'_>) {
     }
 }
 
-fn edge(reader: &mut Reader<'_>, block: &Block<'_>, nodes: &mut Names) -> Option<EdgeNode> {
+fn edge(reader: &mut Reader<'_>, block: &Block<'_>, seen: &mut Seen) -> Option<EdgeNode> {
     let raw: RawEdge = reader.block(block, &[])?;
-    let name = nodes.required(reader, raw.name);
+    let name = seen.nodes.required(reader, raw.name);
     let rack = reader.required(raw.rack);
     Some(EdgeNode { name: name?, rack: rack? })
 }
 
-fn group(
-    reader: &mut Reader<'_>,
-    mut block: Block<'_>,
-    known: &[String],
-    ids: &mut Names,
-    nodes: &mut Names,
-) -> Option<Group> {
+fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Option<Group> {
     let sinks = reader.take_tables(&mut block, "sink");
     let stage = reader.take_table(&mut block, "stage");
     let part = reader.take_table(&mut block, "part");
@@ -159,14 +171,15 @@ fn group(
         let hint = "write sink = [{ name = \"…\", rack = \"…\", address = \"host:port\" }]".to_owned();
         reader.error(block.span(), "the group has no sinks", Some(hint));
     }
-    let sinks: Vec<SinkNode> = sinks.iter().filter_map(|block| sink(reader, block, nodes)).collect();
+    let sinks: Vec<SinkNode> = sinks.iter().filter_map(|block| sink(reader, block, seen)).collect();
     let stage = self::stage(reader, stage);
     let raw: Option<RawGroup> = reader.block(&block, &["sink", "stage", "part", "store", "overflow"]);
     let raw = raw?;
-    let id = ids.required(reader, raw.id)?;
+    let id = seen.ids.required(reader, raw.id)?;
     let quota = reader.value_or(raw.quota, ByteSize::mebibytes(10 << 10));
     let affinity = reader.value_or(raw.affinity, Affinity::None);
-    let overflow = self::overflow(reader, overflow, &id, known);
+    let overflow = self::overflow(reader, overflow, &id, &seen.known);
+    let ack = self::ack(reader, raw.ack);
     let Some(store_block) = store_block else {
         let hint = "write [group.store] and below it kind = \"file\", \"kafka\" or \"hdfs\"".to_owned();
         reader.error(block.span(), "the group has no store", Some(hint));
@@ -174,21 +187,37 @@ fn group(
     };
     let store = store(reader, store_block, &id)?;
     let part = self::part(reader, part, &store);
-    Some(Group { id, quota, overflow, affinity, sinks, stage, part, store })
+    Some(Group { id, quota, overflow, ack, affinity, sinks, stage, part, store })
 }
 
-fn sink(reader: &mut Reader<'_>, block: &Block<'_>, nodes: &mut Names) -> Option<SinkNode> {
+fn sink(reader: &mut Reader<'_>, block: &Block<'_>, seen: &mut Seen) -> Option<SinkNode> {
     let raw: RawSink = reader.block(block, &[])?;
-    let name = nodes.required(reader, raw.name);
+    let name = seen.nodes.required(reader, raw.name);
     let rack = reader.required(raw.rack);
-    let address = reader.required(raw.address);
+    let place = raw.address.span();
+    let address = reader.required(raw.address)?.0;
+    let line = reader.line(place.clone());
+    if let Some(earlier) = seen.addresses.insert(address.clone(), line) {
+        let hint = format!("each sink is a process of its own; the other is in line {earlier}");
+        reader.warn(place, format!("two sinks have the address {address:?}"), Some(hint));
+    }
     if let Some(weight) = raw.weight.as_ref().filter(|weight| *weight.get_ref() == 0) {
         let hint =
             "a weight is 1 or more; leave the sink out of the file to take it out of service".to_owned();
         reader.error(weight.span(), "a sink of weight 0 would get no work", Some(hint));
     }
     let weight = raw.weight.map_or(1, Spanned::into_inner);
-    Some(SinkNode { name: name?, rack: rack?, address: address?.0, weight })
+    Some(SinkNode { name: name?, rack: rack?, address, weight })
+}
+
+fn ack(reader: &mut Reader<'_>, value: Optional<Ack>) -> Ack {
+    let span = value.as_ref().map(Spanned::span).unwrap_or_default();
+    let ack = reader.value_or(value, Ack::Edge);
+    if ack == Ack::Store {
+        let hint = "this version has \"edge\": acknowledged when it is on the edge's disk".to_owned();
+        reader.error(span, "\"store\" does not work in this version", Some(hint));
+    }
+    ack
 }
 
 fn overflow(
@@ -255,63 +284,14 @@ fn positive<T: Value + Default + PartialEq>(reader: &mut Reader<'_>, value: Opti
     value
 }
 
-fn routes(reader: &mut Reader<'_>, blocks: &[Block<'_>], known: &[String]) -> Vec<Route> {
-    let mut routes = Vec::new();
-    let mut catch_all: Option<Range<usize>> = None;
-    let mut unread = false;
-    for block in blocks {
-        let Some(raw) = reader.block::<RawRoute>(block, &[]) else {
-            unread = true;
-            continue;
-        };
-        let place = raw.patterns.span();
-        if let Some(earlier) = &catch_all {
-            let line = reader.line(earlier.clone());
-            let hint = "put this route before it, or delete one of them".to_owned();
-            reader.warn(
-                place.clone(),
-                format!("no event gets here: line {line} takes every tag"),
-                Some(hint),
-            );
-        } else if raw.patterns.get_ref().split_whitespace().any(|pattern| pattern == "**") {
-            catch_all = Some(place.clone());
-        }
-        if raw.patterns.get_ref().trim().is_empty() {
-            let hint = "write match = \"**\" for every tag".to_owned();
-            reader.error(place, "the route matches nothing", Some(hint));
-        }
-        let name = raw.name.and_then(|name| reader.required(name));
-        let groups = targets(reader, raw.groups, known);
-        routes.push(Route { name, patterns: raw.patterns.into_inner(), groups });
-    }
-    if catch_all.is_none() && !unread {
-        let hint = "add a last [[route]] with match = \"**\"".to_owned();
-        let place = blocks.last().map_or(0..0, Spanned::span);
-        reader.warn(place, "events that match no route are dropped and counted", Some(hint));
-    }
-    routes
-}
-
-fn targets(reader: &mut Reader<'_>, names: Spanned<Vec<Spanned<String>>>, known: &[String]) -> Vec<GroupId> {
-    if names.get_ref().is_empty() {
-        let hint = "name one group at least".to_owned();
-        reader.error(names.span(), "the route leads nowhere", Some(hint));
-    }
-    let mut groups = Vec::new();
-    for name in names.into_inner() {
-        let text = name.get_ref();
-        match GroupId::new(text) {
-            Ok(id) if groups.contains(&id) => {
-                reader.error(name.span(), format!("group {text:?} is named twice"), None);
-            }
-            Ok(id) if known.contains(text) => groups.push(id),
-            _ => {
-                let hint = did_you_mean(text, known.iter().map(String::as_str));
-                reader.error(name.span(), format!("there is no group {text:?}"), hint);
-            }
-        }
-    }
-    groups
+/// What the blocks before said.
+struct Seen {
+    nodes: Names,
+    ids: Names,
+    /// Address of a sink → its line.
+    addresses: BTreeMap<String, usize>,
+    /// The ids of all groups of the file, those that come later too.
+    known: Vec<String>,
 }
 
 /// Names of one kind that were seen, and the line of each.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use weir_routing::Pattern;
 use weir_topology::{NodeConfig, Overflow, Problem, StoreConfig, Topology, parse_node, parse_topology};
 
 fn directory() -> PathBuf {
@@ -62,7 +63,7 @@ fn three_racks_says_what_its_head_says() {
     assert!(matches!(archive.store, StoreConfig::File(_)));
     let (group, sink) = racks.group_of_sink(&"hdfs-b".parse().unwrap()).unwrap();
     assert_eq!((group.id.as_str(), sink.rack.as_str()), ("hdfs", "b"));
-    assert!(matches!(&group.store, StoreConfig::Hdfs(hdfs) if hdfs.options.len() == 4));
+    assert!(matches!(&group.store, StoreConfig::Hdfs(hdfs) if hdfs.options.0.len() == 4));
     assert_eq!(racks.group(&group.id), Some(group));
 }
 
@@ -81,4 +82,23 @@ fn every_block_of_the_reference_parses() {
         }
     }
     assert!(topologies >= 1 && nodes >= 2, "{topologies} topologies, {nodes} nodes");
+}
+
+#[test]
+fn the_patterns_of_the_reference_match_as_it_says() {
+    let text = read(&directory().join("README.md"));
+    let rows = text.split("| Pattern | Matches | Does not match |\n").nth(1).unwrap();
+    let rows: Vec<&str> = rows.lines().skip(1).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() >= 5, "{rows:?}");
+    for row in rows {
+        let cells: Vec<Vec<&str>> =
+            row.split('|').skip(1).map(|cell| cell.split('`').skip(1).step_by(2).collect()).collect();
+        let pattern = Pattern::parse(cells[0][0]).unwrap();
+        for (tags, expected) in [(&cells[1], true), (&cells[2], false)] {
+            assert!(!tags.is_empty());
+            for tag in tags {
+                assert_eq!(pattern.matches(tag), expected, "{pattern} and {tag}");
+            }
+        }
+    }
 }

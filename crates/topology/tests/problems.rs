@@ -104,6 +104,32 @@ const WRONG_TOPOLOGIES: &[Case] = &[
     ("\"kafka\"", "\"kafak\"", &[("24:8", "no store is of kind \"kafak\"", "did you mean \"kafka\"?")]),
     ("kind = \"file\"\n", "", &[("14:1", "no kind", "file, kafka, hdfs")]),
     ("\"app.**\"", "\" \"", &[("27:9", "matches nothing", "**")]),
+    ("\"app.**\"", "\"app.** sys.{a\"", &[("27:21", "\"sys.{a\": the '{'", "without white space")]),
+    ("\"app.**\"", "'''sys.{a, b}'''", &[("27:16", "'{'", "white space"), ("27:21", "'}'", "white space")]),
+    ("\"app.**\"", "\"xx} x}\"", &[("27:12", "'}'", "{a,b}"), ("27:15", "'}'", "{a,b}")]),
+    ("\"app\", \"bus\"", "\"app\", \"bsu\"", &[("31:18", "no group \"bsu\"", "bus")]),
+    ("\"app.**\"", "\"app.\\u007Ba\"", &[("27:9", "'{'", "{a,b}")]),
+    ("\"app.**\"", "\"/app.*/\"", &[("27:10", "regular expressions", "")]),
+    (
+        "path = \"out\"",
+        "path = \"out\"\npartition = \"%Y/%j\"",
+        &[("17:13", "\"%j\" in a partition template", "%Y/%m/%d/%H")],
+    ),
+    (
+        "[\"host:9092\"]",
+        "[\"host:9092\"]\ntopic = \"logs {tag}\"\ncommit_topic = \"{tag}\"\n",
+        &[("26:9", "\"logs {tag}\" is not a topic", "{tag} stands"), ("27:16", "\"{tag}\" is not", "249")],
+    ),
+    (
+        "[group.part]",
+        "ack = \"store\"\n[group.part]",
+        &[("12:7", "does not work in this version", "\"edge\"")],
+    ),
+    (
+        "[group.part]",
+        "ack = \"sore\"\n[group.part]",
+        &[("12:7", "\"sore\" is not known", "did you mean \"store\"?")],
+    ),
     ("\"block\"", "\"blok\"", &[("10:12", "\"blok\" is not known", "did you mean \"block\"?")]),
     ("\"block\"", "\"drop_oldest\"", &[("10:12", "does not work in this version", "drop_newest")]),
     ("\"block\"", "{ divert = \"bus\" }", &[("10:12", "does not work in this version", "drop_newest")]),
@@ -117,7 +143,14 @@ const WRONG_TOPOLOGIES: &[Case] = &[
 ];
 
 const WARNED_TOPOLOGIES: &[Case] = &[
-    ("\"app.**\"", "\"**\"", &[("30:9", "line 27 takes every tag", "before")]),
+    ("\"app.**\"", "\"**\"", &[("30:9", "line 27 takes all its tags", "before")]),
+    (
+        "\"** sys.*\"",
+        "\"app.{a,b} app\"",
+        &[("29:1", "dropped and counted", "**"), ("30:9", "line 27 takes all its tags", "before")],
+    ),
+    ("\"app\", \"bus\"", "\"app\"", &[("17:1", "no route leads to group \"bus\"", "name it in a route")]),
+    ("[::1]:24402", "host:24401", &[("22:11", "two sinks have the address", "line 11")]),
     ("\"** sys.*\"", "\"sys.*\"", &[("29:1", "dropped and counted", "**")]),
     ("", "", &[]),
 ];

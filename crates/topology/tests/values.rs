@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weir_topology::{
-    Affinity, ByteSize, Codec, FileStore, Format, HdfsStore, KafkaKey, KafkaStore, Listen, LogFormat,
-    Overflow, PartLimits, Role, Stage, StoreConfig, Topology, parse_node, parse_topology,
+    Ack, Affinity, ByteSize, Codec, FileStore, Format, HdfsStore, KafkaKey, KafkaStore, Listen, LogFormat,
+    Options, Overflow, PartLimits, Role, Stage, StoreConfig, Topology, parse_node, parse_topology,
 };
 
 fn with_store(rest_of_group: &str) -> Topology {
@@ -25,7 +25,7 @@ fn what_a_file_does_not_say() {
     let file = with_store("store = { kind = 'file', path = 'out' }");
     let group = &file.groups[0];
     assert_eq!((group.quota, &group.overflow), (ByteSize(10 << 30), &Overflow::Block));
-    assert_eq!((group.affinity, group.sinks[0].weight), (Affinity::None, 1));
+    assert_eq!((group.affinity, group.ack, group.sinks[0].weight), (Affinity::None, Ack::Edge, 1));
     assert_eq!(group.stage, Stage { memory: ByteSize(256 << 20), disk: ByteSize(4 << 30) });
     assert_eq!(group.part, part(64, 1_000));
     assert_eq!(
@@ -51,7 +51,7 @@ fn what_a_file_does_not_say() {
             transactions: true,
             commit_topic: None,
             dead_letter_topic: None,
-            options: [].into(),
+            options: Options::default(),
         })
     );
 
@@ -67,14 +67,14 @@ fn what_a_file_does_not_say() {
             format: Format::Envelope,
             replication: None,
             user: None,
-            options: [].into(),
+            options: Options::default(),
         })
     );
 }
 
 #[test]
 fn what_a_file_says() {
-    let text = "quota = 4096\noverflow = 'drop_newest'\naffinity = 'rack'\nstage = { memory = '1MiB', disk = '2MiB' }\n\
+    let text = "quota = 4096\nack = 'edge'\noverflow = 'drop_newest'\naffinity = 'rack'\nstage = { memory = '1MiB', disk = '2MiB' }\n\
                 part = { bytes = '3MiB', age = '4s' }\n[group.store]\nkind = 'kafka'\nbrokers = ['a:1']\n\
                 topic = 't'\nkey = 'none'\ncompression = 'none'\ntransactions = false\ncommit_topic = 'c'\n\
                 dead_letter_topic = 'd'\noptions = { 'linger.ms' = '5' }";
@@ -94,9 +94,18 @@ fn what_a_file_says() {
             transactions: false,
             commit_topic: Some("c".into()),
             dead_letter_topic: Some("d".into()),
-            options: [("linger.ms".to_owned(), "5".to_owned())].into(),
+            options: Options([("linger.ms".to_owned(), "5".to_owned())].into()),
         })
     );
+}
+
+#[test]
+fn a_password_is_not_printed() {
+    let topology = with_store(
+        "[group.store]\nkind = 'kafka'\nbrokers = ['a:1']\noptions = { 'sasl.password' = 'swordfish' }",
+    );
+    let printed = format!("{topology:?} {topology:#?}");
+    assert!(printed.contains("sasl.password") && !printed.contains("swordfish"), "{printed}");
 }
 
 #[test]

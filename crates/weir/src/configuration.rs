@@ -12,7 +12,6 @@ pub(crate) fn topology(path: &Path) -> anyhow::Result<Topology> {
     match parse_topology(&read(path)?, &path.display().to_string()) {
         Ok((mut topology, warnings)) => {
             warnings.iter().for_each(|warning| eprintln!("{warning}"));
-            routes_are_sound(&topology).with_context(|| format!("{} is wrong", path.display()))?;
             topology.rebase(directory(path));
             Ok(topology)
         }
@@ -64,12 +63,6 @@ fn check_one(file: &Path) -> anyhow::Result<&'static str> {
         crate::node::place(&config, &topology)?;
     }
     Ok("node")
-}
-
-fn routes_are_sound(topology: &Topology) -> anyhow::Result<()> {
-    let routes = topology.routes.iter().map(|route| (route.patterns.clone(), route.groups.clone()));
-    weir_routing::Router::new(routes.collect())?;
-    Ok(())
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
