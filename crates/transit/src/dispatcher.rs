@@ -1,4 +1,7 @@
-//! The edge's side: which sink gets a batch, what is promised to whom, and what is done.
+//! The edge's side: which sink gets a batch, what is promised to whom, and what is done. Changes of the group's sinks are
+//! in `adopt.rs`.
+
+mod adopt;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -68,6 +71,16 @@ pub enum DispatcherOutput {
     Journal(JournalRecord),
     /// More of the log needs nothing any more: see [`Dispatcher::done`].
     Trim,
+    /// End the session with this sink, and connect again.
+    HangUp {
+        /// Which sink.
+        sink: NodeId,
+    },
+    /// This sink was left out of the group and has nothing of ours any more: end its session, and stay away.
+    Gone {
+        /// Which sink.
+        sink: NodeId,
+    },
 }
 
 /// What a sink looks like from here.
@@ -86,6 +99,8 @@ struct Sink {
     link: Link,
     // Whether the present epoch counts it as live.
     live: bool,
+    // Left out of the group; it stays for what was promised to it.
+    leaving: bool,
     window_total: u64,
     sent_total: u64,
     in_flight_bytes: u64,
@@ -206,21 +221,13 @@ impl Dispatcher {
                 (part, Promise { ranges, token, state, session: None, owner_only: false })
             })
             .collect();
-        let sink = || Sink {
-            link: Link::Down { since: now },
-            live: true,
-            window_total: 0,
-            sent_total: 0,
-            in_flight_bytes: 0,
-            in_flight: BTreeSet::new(),
-        };
         Self {
             config,
             log,
             placement,
             epoch: Epoch(u64::from(times) << 32),
             now,
-            sinks: sinks.into_iter().map(|name| (name, sink())).collect(),
+            sinks: sinks.into_iter().map(|name| (name, Sink::new(now, true))).collect(),
             batches: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_count: 0,
@@ -422,6 +429,7 @@ impl Dispatcher {
         self.now = self.now.max(now);
         self.review_live();
         self.ask_others();
+        self.let_go();
     }
 
     /// What to do next; call until it has nothing more to say, after each other call.
@@ -480,6 +488,9 @@ impl Dispatcher {
     fn next_send(&mut self) -> Option<DispatcherOutput> {
         for (name, sink) in &mut self.sinks {
             let Link::Up { session, draining: false } = sink.link else { continue };
+            if sink.leaving {
+                continue;
+            }
             let key = Some(name.clone());
             let Some(queue) = self.waiting.get_mut(&key) else { continue };
             let Some(&seq) = queue.first() else { continue };
@@ -533,7 +544,7 @@ impl Dispatcher {
         for seq in promise.ranges.seqs() {
             let Some(batch) = self.batches.get_mut(&seq) else { continue };
             match self.sinks.get_mut(sink) {
-                Some(state) if held => {
+                Some(state) if held && !state.leaving => {
                     batch.place = Place::Sent(sink.clone());
                     state.in_flight.insert(seq);
                 }
@@ -632,33 +643,10 @@ impl Dispatcher {
         self.control(sink, session, message);
     }
 
-    // Counts anew which sinks are live; a change is a new epoch, and waiting batches are placed again.
+    // A change of the live set is a new epoch, and waiting batches are placed again.
     fn review_live(&mut self) {
-        let mut changed = false;
-        for sink in self.sinks.values_mut() {
-            let live = match sink.link {
-                Link::Up { draining, .. } => !draining,
-                Link::Down { since } | Link::Greeting { since, .. } => {
-                    sink.live && self.now < since + self.config.failover_after
-                }
-            };
-            changed |= live != sink.live;
-            sink.live = live;
-        }
-        if changed {
-            self.epoch = Epoch(self.epoch.0 + 1);
-            let all: Vec<Seq> = self.waiting.values().flatten().copied().collect();
-            self.waiting.clear();
-            for seq in all {
-                let Some(tag) = self.batches.get(&seq).map(|batch| batch.tag.clone()) else { continue };
-                let owner = self.owner(&tag);
-                if let Some(batch) = self.batches.get_mut(&seq) {
-                    let moved = batch.place != Place::Waiting(owner.clone());
-                    self.failovers += u64::from(moved);
-                    batch.place = Place::Waiting(owner.clone());
-                }
-                self.waiting.entry(owner).or_default().insert(seq);
-            }
+        if self.count_live() {
+            self.place_waiting();
         }
     }
 

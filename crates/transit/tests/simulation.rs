@@ -1,5 +1,5 @@
 //! Drives the real [`Dispatcher`] and [`Collector`] through seeded disorder: nodes crash, journals lose what was
-//! not synced, connections break, commits land late or in part. After each step the rules are checked by name;
+//! not synced, connections break, commits land late or in part, sinks leave the group and come back. After each step the rules are checked by name;
 //! in the end everything heals and every batch must be stored exactly once.
 //!
 //! `WEIR_SIM_SEEDS` says how many seeds are run. Left out on purpose: the order of batches within a tag.
@@ -61,6 +61,8 @@ struct Edge {
     // What `durable` says.
     recovered: Recovered,
     last_session: Epoch,
+    // The sinks of the group, as this edge's topology has them.
+    members: Vec<NodeId>,
 }
 
 struct Sink {
@@ -137,6 +139,7 @@ impl Sim {
             unsynced: Vec::new(),
             recovered: Recovered::default(),
             last_session: Epoch(0),
+            members: Vec::new(),
         });
         let sinks = (0..rng.random_range(2..=3)).map(|n| Sink {
             name: NodeId::new(&format!("s{n}")).unwrap(),
@@ -160,10 +163,17 @@ impl Sim {
             partials: 0,
             orphans: 0,
         };
-        (0..EDGES).for_each(|edge| sim.after(0, Event::EdgeStarts(edge)));
+        for edge in 0..EDGES {
+            sim.edges[edge].members = sim.names();
+            sim.after(0, Event::EdgeStarts(edge));
+        }
         (0..sim.sinks.len()).for_each(|sink| sim.after(0, Event::SinkStarts(sink)));
         sim.after(1, Event::Tick);
         sim
+    }
+
+    fn names(&self) -> Vec<NodeId> {
+        self.sinks.iter().map(|sink| sink.name.clone()).collect()
     }
 
     fn run(mut self) -> Result<Self, String> {
@@ -328,6 +338,9 @@ impl Sim {
                     self.connect(edge, sink);
                 }
             }
+            if self.rng.random_bool(0.01) {
+                self.change_members(edge);
+            }
             if now < CHAOS && self.edges[edge].dispatcher.is_some() && self.rng.random_bool(0.004) {
                 self.crash_edge(edge);
             }
@@ -344,6 +357,21 @@ impl Sim {
             }
         }
         self.after(50, Event::Tick);
+    }
+
+    // Another topology: a part of the sinks in any order; all of them once the disorder is over.
+    fn change_members(&mut self, edge: usize) {
+        let mut members = self.names();
+        if self.now < CHAOS {
+            let count = members.len();
+            members.rotate_left(self.rng.random_range(0..count));
+            members.truncate(self.rng.random_range(1..=count));
+        }
+        let state = &mut self.edges[edge];
+        state.members.clone_from(&members);
+        if let Some(dispatcher) = &mut state.dispatcher {
+            dispatcher.adopt(members.clone(), Box::new(ByTag(members)));
+        }
     }
 
     fn connect(&mut self, edge: usize, sink: usize) {
@@ -379,9 +407,9 @@ impl Sim {
     }
 
     fn start_edge(&mut self, edge: usize) {
-        let sinks: Vec<NodeId> = self.sinks.iter().map(|sink| sink.name.clone()).collect();
         let config = DispatcherConfig { waiting_batches_max: 8, ..DispatcherConfig::default() };
         let state = &mut self.edges[edge];
+        let sinks = state.members.clone();
         state.recovered = Recovered::default();
         for record in &state.durable {
             state.recovered.replay(JournalRecord::decode(record).unwrap());
@@ -499,6 +527,10 @@ impl Sim {
                         }
                     }
                     DispatcherOutput::Trim => {}
+                    DispatcherOutput::HangUp { sink } | DispatcherOutput::Gone { sink } => {
+                        let sink = index(&self.sinks, sink);
+                        self.cut(edge, sink);
+                    }
                 }
             }
             if records > 0 {
