@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesOrdered, StreamExt};
@@ -19,12 +20,12 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use weir_forward::{Batch, Event, Limits, Session, Skips};
-use weir_routing::{RouteCache, Router};
+use weir_routing::RouteCache;
 use weir_spool::AppendError;
-use weir_telemetry::{Counter, TagCounter, TagTable, names};
+use weir_telemetry::{TagCounter, TagTable, names};
 use weir_topology::Overflow;
 
-use crate::Target;
+use crate::plan::{Plan, Target};
 
 /// Bytes read from a socket at once.
 const READ_BYTES: usize = 128 << 10;
@@ -41,37 +42,13 @@ const TAG_CACHE: usize = 256;
 
 /// What all connections share.
 pub(crate) struct Intake {
-    router: Router,
-    // By route, then by group of the route.
-    targets: Vec<Vec<Arc<TargetCounters>>>,
+    plan: Arc<ArcSwap<Plan>>,
     tags: TagTable,
 }
 
-struct TargetCounters {
-    target: Target,
-    events: Counter,
-    bytes: Counter,
-}
-
 impl Intake {
-    pub(crate) fn new(router: Router, routes: usize, targets: Vec<Target>, tags: TagTable) -> Self {
-        let targets: Vec<Arc<TargetCounters>> = targets
-            .into_iter()
-            .map(|target| {
-                let group = target.group.as_str().to_owned();
-                Arc::new(TargetCounters {
-                    target,
-                    events: names::EDGE_EVENTS_TOTAL.with([group.as_str()]),
-                    bytes: names::EDGE_BYTES_TOTAL.with([group.as_str()]),
-                })
-            })
-            .collect();
-        let mut by_route = Vec::new();
-        for index in 0..routes {
-            let groups = router.groups(index);
-            by_route.push(targets.iter().filter(|t| groups.contains(&t.target.group)).cloned().collect());
-        }
-        Self { router, targets: by_route, tags }
+    pub(crate) fn new(plan: Arc<ArcSwap<Plan>>, tags: TagTable) -> Self {
+        Self { plan, tags }
     }
 }
 
@@ -250,9 +227,9 @@ impl Connection {
         count(&batch.skipped);
         let Batch { header, payload, acks: ack, .. } = batch;
         let (events, bytes) = (header.events(), payload.len());
-        let route = self.routes.route(&self.intake.router, &header.tag);
-        let targets = match route {
-            Some(index) => self.intake.targets[index].clone(),
+        let plan = self.intake.plan.load_full();
+        let targets = match self.routes.route(&plan.router, &header.tag) {
+            Some(index) => plan.targets(index).to_vec(),
             None => {
                 names::EDGE_UNROUTED_EVENTS_TOTAL.with([]).increment(events);
                 Vec::new()
@@ -266,8 +243,7 @@ impl Connection {
         }
         self.unsynced += bytes;
         let mut future: Pending = Box::pin(async move {
-            let appends =
-                targets.iter().map(|target| append(&target.target, encoded.clone(), payload.clone()));
+            let appends = targets.iter().map(|target| append(target, encoded.clone(), payload.clone()));
             let outcome = join_all(appends).await.into_iter().collect();
             Stored { bytes, ack, outcome }
         });

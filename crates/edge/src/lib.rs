@@ -6,7 +6,10 @@
 //!
 //! Left out on purpose: what a record holds, and every store.
 
+mod groups;
 mod intake;
+mod note;
+mod plan;
 mod session;
 mod ship;
 
@@ -15,19 +18,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use weir_link::{Dialer, Identity, Settings};
 use weir_model::{GroupId, NodeId};
-use weir_routing::Router;
-use weir_spool::GroupLog;
+use weir_spool::Depth;
 use weir_telemetry::{Health, TagTable};
-use weir_topology::{Overflow, Topology};
+use weir_topology::Topology;
+use weir_transit::DispatcherStatus;
 
+pub use crate::note::{LogNote, LogState};
+
+use crate::groups::{Groups, Shared};
 use crate::intake::Intake;
-use crate::ship::{Shipper, ShipperParts};
+use crate::plan::Plan;
 
 /// How long a stopping edge waits for its sinks to take what lies in its logs. The rest stays there, durable.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -81,6 +89,14 @@ pub enum StartError {
         #[source]
         source: weir_transit::JournalRecordError,
     },
+    /// The thread that opened a log died.
+    #[error("opening the log of group {group} did not end: {reason}")]
+    Died {
+        /// Whose.
+        group: GroupId,
+        /// What the runtime says.
+        reason: String,
+    },
     /// A route's pattern is wrong.
     #[error("a route is wrong")]
     Route(#[from] weir_routing::RouterError),
@@ -89,12 +105,30 @@ pub enum StartError {
     Link(#[from] weir_link::BindError),
 }
 
-/// One group's log as the intake sees it.
-#[derive(Clone)]
-pub(crate) struct Target {
-    pub(crate) group: GroupId,
-    pub(crate) log: GroupLog,
-    pub(crate) overflow: Overflow,
+/// What a revision changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Groups that have a log here now.
+    pub added: Vec<GroupId>,
+    /// Groups with another quota, other sinks or other rules.
+    pub changed: Vec<GroupId>,
+    /// Groups that are gone, and whose logs are delivered and then closed.
+    pub draining: Vec<GroupId>,
+}
+
+/// What one group's log looks like.
+#[derive(Debug, Clone)]
+pub struct GroupStatus {
+    /// Whose log.
+    pub group: GroupId,
+    /// Whether the topology has the group.
+    pub state: LogState,
+    /// Bytes that the log may have on disk.
+    pub quota_bytes: u64,
+    /// How much is in it.
+    pub depth: Depth,
+    /// Its way to the sinks; none in the first moments.
+    pub dispatch: Option<DispatcherStatus>,
 }
 
 /// A running edge.
@@ -102,8 +136,8 @@ pub struct Edge {
     forward: SocketAddr,
     stop: CancellationToken,
     intake: TaskTracker,
-    shippers: Vec<Shipper>,
-    logs: Vec<GroupLog>,
+    plan: Arc<ArcSwap<Plan>>,
+    groups: Arc<Mutex<Groups>>,
     dialer: Arc<Dialer>,
 }
 
@@ -124,39 +158,56 @@ impl Edge {
         let forward = listener
             .local_addr()
             .map_err(|source| StartError::Listen { address: settings.forward.clone(), source })?;
-        let router = Router::new(
-            topology.routes.iter().map(|route| (route.patterns.clone(), route.groups.clone())).collect(),
-        )?;
         let dialer = Arc::new(Dialer::new(&settings.identity, settings.link.clone())?);
+        let groups = Groups::new(Shared {
+            edge: settings.name,
+            rack: settings.rack,
+            logs: settings.data_dir.join("logs"),
+            dialer: dialer.clone(),
+            health: health.clone(),
+        });
+        let edge = Self {
+            forward,
+            stop: CancellationToken::new(),
+            intake: TaskTracker::new(),
+            plan: Arc::new(ArcSwap::from_pointee(Plan::empty()?)),
+            groups: Arc::new(Mutex::new(groups)),
+            dialer,
+        };
+        edge.apply(topology).await?;
+        edge.groups.lock().await.find_others().await;
+        tokio::spawn(groups::close_drained(edge.groups.clone(), edge.stop.clone()));
+        let intake = Arc::new(Intake::new(edge.plan.clone(), tags));
+        edge.intake.spawn(intake::accept(intake, listener, edge.stop.clone(), edge.intake.clone()));
+        Ok(edge)
+    }
 
-        let (mut targets, mut shippers, mut logs) = (Vec::new(), Vec::new(), Vec::new());
-        for group in &topology.groups {
-            let dir = settings.data_dir.join("logs").join(group.id.as_str());
-            let opened = ship::open(&dir, group.quota.0);
-            let (log, journal, recovered) = opened.map_err(|error| error.of(&group.id))?;
-            targets.push(Target {
-                group: group.id.clone(),
-                log: log.clone(),
-                overflow: group.overflow.clone(),
-            });
-            logs.push(log.clone());
-            shippers.push(Shipper::start(ShipperParts {
-                edge: settings.name.clone(),
-                rack: settings.rack.clone(),
-                group: group.clone(),
-                log,
-                journal,
-                recovered,
-                dialer: dialer.clone(),
-                health: health.clone(),
-            }));
-        }
+    /// Goes on with another topology, while traffic flows: all of it, or nothing.
+    ///
+    /// Each batch is routed by one topology as a whole. Logs of new groups are opened first; logs of groups that are
+    /// gone are delivered and then closed, and a group of the same id takes its log up again.
+    ///
+    /// # Errors
+    /// Why nothing was changed: a wrong route, or a log that does not open.
+    pub async fn apply(&self, topology: &Topology) -> Result<Applied, StartError> {
+        let router = plan::router(topology)?;
+        let mut groups = self.groups.lock().await;
+        let opened = groups.open(topology).await?;
+        // From here on nothing can fail.
+        let applied = groups.take(topology, opened);
+        let plan = Plan::new(router, topology.routes.len(), &groups.targets(topology));
+        self.plan.store(Arc::new(plan));
+        Ok(applied)
+    }
 
-        let stop = CancellationToken::new();
-        let intake = TaskTracker::new();
-        let accepting = Arc::new(Intake::new(router, topology.routes.len(), targets, tags));
-        intake.spawn(intake::accept(accepting, listener, stop.clone(), intake.clone()));
-        Ok(Self { forward, stop, intake, shippers, logs, dialer })
+    /// Shows and trusts another identity from the next connection to a sink on.
+    pub fn replace_identity(&self, identity: &Identity) {
+        self.dialer.replace_identity(identity);
+    }
+
+    /// What its group logs look like, those that are drained too.
+    pub async fn status(&self) -> Vec<GroupStatus> {
+        self.groups.lock().await.status()
     }
 
     /// Where senders connect; tells the port where 0 was asked for.
@@ -171,16 +222,7 @@ impl Edge {
         self.stop.cancel();
         self.intake.close();
         self.intake.wait().await;
-        let deadline = tokio::time::Instant::now() + DRAIN_MAX;
-        for shipper in &self.shippers {
-            shipper.wait_idle(deadline).await;
-        }
-        for shipper in self.shippers {
-            shipper.stop().await;
-        }
+        self.groups.lock().await.stop(tokio::time::Instant::now() + DRAIN_MAX).await;
         self.dialer.close(0, "the edge stops").await;
-        for log in self.logs {
-            log.close().await;
-        }
     }
 }

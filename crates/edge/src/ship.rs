@@ -14,16 +14,16 @@ use tracing::{error, info, warn};
 
 use weir_link::{Connection, Dialer};
 use weir_model::{BatchHeader, Epoch, GroupId, LogId, NodeId, Seq, SeqRanges};
-use weir_routing::{Member, Ring};
+use weir_routing::Ring;
 use weir_spool::{GroupLog, Journal, Options, Reader, Stored};
 use weir_telemetry::{Health, names};
-use weir_topology::{Affinity, Group};
 use weir_transit::{
-    Dispatcher, DispatcherConfig, DispatcherOutput, JournalRecord, JournalRecordError, Placement, Recovered,
-    ToEdge,
+    Dispatcher, DispatcherConfig, DispatcherOutput, DispatcherStatus, JournalRecord, JournalRecordError,
+    Placement, Recovered, ToEdge,
 };
 
 use crate::StartError;
+use crate::note::LogNote;
 use crate::session::{self, Outgoing, SessionHandle};
 
 /// Bytes of the log read at once.
@@ -101,7 +101,8 @@ enum JournalJob {
 pub(crate) struct ShipperParts {
     pub(crate) edge: NodeId,
     pub(crate) rack: String,
-    pub(crate) group: Group,
+    pub(crate) group: GroupId,
+    pub(crate) note: LogNote,
     pub(crate) log: GroupLog,
     pub(crate) journal: Journal,
     pub(crate) recovered: Recovered,
@@ -113,27 +114,56 @@ pub(crate) struct ShipperParts {
 pub(crate) struct Shipper {
     stop: CancellationToken,
     driver: JoinHandle<()>,
-    idle: watch::Receiver<bool>,
+    sinks: watch::Sender<LogNote>,
+    // Below this number all is in the store; none while something is on its way.
+    empty: watch::Receiver<Option<Seq>>,
+    status: watch::Receiver<Option<DispatcherStatus>>,
 }
 
 impl Shipper {
     pub(crate) fn start(parts: ShipperParts) -> Self {
         let stop = CancellationToken::new();
-        let (idle_tx, idle) = watch::channel(false);
-        let driver = tokio::spawn(drive(parts, stop.clone(), idle_tx));
-        Self { stop, driver, idle }
+        let (empty_tx, empty) = watch::channel(None);
+        let (status_tx, status) = watch::channel(None);
+        let (sinks, adopted) = watch::channel(parts.note.clone());
+        let driver = tokio::spawn(drive(parts, adopted, stop.clone(), empty_tx, status_tx));
+        Self { stop, driver, sinks, empty, status }
     }
 
-    /// Waits until every batch of the log is in the store, or the deadline has come.
-    pub(crate) async fn wait_idle(&self, deadline: Instant) {
-        let mut idle = self.idle.clone();
-        let _ = tokio::time::timeout_at(deadline, idle.wait_for(|idle| *idle)).await;
+    /// Goes on with the sinks of `note`.
+    pub(crate) fn adopt(&self, note: LogNote) {
+        self.sinks.send_replace(note);
+    }
+
+    /// Whether every batch below `durable`, the log's end, is in the store.
+    pub(crate) fn is_empty(&self, durable: Seq) -> bool {
+        *self.empty.borrow() == Some(durable)
+    }
+
+    /// Waits until every batch below `durable` is in the store, or the deadline has come.
+    pub(crate) async fn wait_empty(&self, durable: Seq, deadline: Instant) {
+        let mut empty = self.empty.clone();
+        let _ = tokio::time::timeout_at(deadline, empty.wait_for(|end| *end >= Some(durable))).await;
+    }
+
+    /// What the dispatcher last said of itself; nothing before it has begun.
+    pub(crate) fn status(&self) -> Option<DispatcherStatus> {
+        self.status.borrow().clone()
     }
 
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         let _ = self.driver.await;
     }
+}
+
+/// What a group's condition is called in the node's health.
+pub(crate) fn condition(group: &GroupId) -> String {
+    format!("group {group}")
+}
+
+fn placement(note: &LogNote, rack: &str) -> Box<RingPlacement> {
+    Box::new(RingPlacement(Ring::new(&note.members(), note.rack_affinity.then_some(rack))))
 }
 
 struct RingPlacement(Ring);
@@ -158,25 +188,35 @@ struct Driver {
     offered: Seq,
     inbox: mpsc::Sender<Input>,
     reported: (u64, u64),
+    rack: String,
+    dialer: Arc<Dialer>,
+    dials: BTreeMap<NodeId, Dial>,
+    stop: CancellationToken,
 }
 
-async fn drive(parts: ShipperParts, stop: CancellationToken, idle: watch::Sender<bool>) {
-    let ShipperParts { edge, rack, group, log, journal, recovered, dialer, health } = parts;
+/// An attempt without end to be connected to one sink.
+struct Dial {
+    address: String,
+    stop: CancellationToken,
+}
+
+async fn drive(
+    parts: ShipperParts,
+    mut adopted: watch::Receiver<LogNote>,
+    stop: CancellationToken,
+    empty: watch::Sender<Option<Seq>>,
+    status: watch::Sender<Option<DispatcherStatus>>,
+) {
+    let ShipperParts { edge, rack, group, note, log, journal, recovered, dialer, health } = parts;
     let began = Instant::now();
-    let members: Vec<Member> = group
-        .sinks
-        .iter()
-        .map(|sink| Member { node: sink.name.clone(), weight: sink.weight, rack: sink.rack.clone() })
-        .collect();
-    let own_rack = matches!(group.affinity, Affinity::Rack).then_some(rack.as_str());
-    let placement = Box::new(RingPlacement(Ring::new(&members, own_rack)));
-    let log_id = LogId { edge, group: group.id.clone(), incarnation: log.incarnation() };
-    let sinks = group.sinks.iter().map(|sink| sink.name.clone());
+    let log_id = LogId { edge, group: group.clone(), incarnation: log.incarnation() };
+    let sinks = note.sinks.iter().map(|sink| sink.name.clone());
+    let placement = placement(&note, &rack);
     let (inbox, mut inputs) = mpsc::channel(1024);
     let (jobs, queue) = mpsc::unbounded_channel();
     let first = log.depth().first;
     let mut driver = Driver {
-        group: group.id.clone(),
+        group: group.clone(),
         dispatcher: Dispatcher::new(
             DispatcherConfig::default(),
             log_id,
@@ -196,10 +236,14 @@ async fn drive(parts: ShipperParts, stop: CancellationToken, idle: watch::Sender
         offered: first,
         inbox: inbox.clone(),
         reported: (0, 0),
+        rack,
+        dialer,
+        dials: BTreeMap::new(),
+        stop: stop.clone(),
     };
     let journal_bytes = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let journaling = tokio::spawn(keep_journal(journal, queue, inbox.clone(), journal_bytes.clone()));
-    let condition = format!("group {}", group.id);
+    let condition = condition(&group);
     health.set_condition(&condition, Ok(()));
 
     // No session before the journal has this start: epochs never go back.
@@ -208,15 +252,7 @@ async fn drive(parts: ShipperParts, stop: CancellationToken, idle: watch::Sender
         health.set_condition(&condition, Err("its journal cannot be written".to_owned()));
         return;
     }
-    for sink in &group.sinks {
-        tokio::spawn(keep_connected(
-            dialer.clone(),
-            sink.name.clone(),
-            sink.address.clone(),
-            inbox.clone(),
-            stop.clone(),
-        ));
-    }
+    driver.dial(&note);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0_u64;
@@ -232,12 +268,16 @@ async fn drive(parts: ShipperParts, stop: CancellationToken, idle: watch::Sender
                 None => break,
             },
             _ = driver.durable.changed() => {}
+            Ok(()) = adopted.changed() => {
+                let note = adopted.borrow_and_update().clone();
+                driver.adopt(&note);
+            }
             _ = tick.tick() => {
                 driver.dispatcher.tick(began.elapsed());
                 driver.trim();
                 ticks += 1;
                 if ticks.is_multiple_of(10) {
-                    driver.report();
+                    status.send_replace(Some(driver.report()));
                 }
                 if journal_bytes.load(std::sync::atomic::Ordering::Relaxed) > JOURNAL_BYTES_MAX {
                     journal_bytes.store(0, std::sync::atomic::Ordering::Relaxed);
@@ -248,8 +288,8 @@ async fn drive(parts: ShipperParts, stop: CancellationToken, idle: watch::Sender
         }
         driver.work();
         let durable = *driver.durable.borrow_and_update();
-        let is_idle = driver.offered >= durable && driver.dispatcher.is_idle();
-        idle.send_if_modified(|idle| std::mem::replace(idle, is_idle) != is_idle);
+        let end = (driver.offered >= durable && driver.dispatcher.is_idle()).then_some(durable);
+        empty.send_if_modified(|empty| std::mem::replace(empty, end) != end);
     }
     driver.trim();
     driver.sessions.clear();
@@ -272,6 +312,44 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    /// Goes on with other sinks.
+    fn adopt(&mut self, note: &LogNote) {
+        info!(group = %self.group, sinks = note.sinks.len(), "the group's sinks have changed");
+        let sinks = note.sinks.iter().map(|sink| sink.name.clone());
+        self.dispatcher.adopt(sinks, placement(note, &self.rack));
+        self.dial(note);
+    }
+
+    /// Sees to it that each sink is connected to, at its address.
+    fn dial(&mut self, note: &LogNote) {
+        for sink in &note.sinks {
+            if let Some(dial) = self.dials.get(&sink.name) {
+                if dial.address == sink.address {
+                    continue;
+                }
+                self.hang_up(&sink.name);
+            }
+            let stop = self.stop.child_token();
+            tokio::spawn(keep_connected(
+                self.dialer.clone(),
+                sink.name.clone(),
+                sink.address.clone(),
+                self.inbox.clone(),
+                stop.clone(),
+            ));
+            self.dials.insert(sink.name.clone(), Dial { address: sink.address.clone(), stop });
+        }
+    }
+
+    /// Ends the session with a sink, and the attempts to be connected to it.
+    fn hang_up(&mut self, sink: &NodeId) {
+        self.dispatcher.disconnected(sink, None);
+        self.sessions.remove(sink);
+        if let Some(dial) = self.dials.remove(sink) {
+            dial.stop.cancel();
         }
     }
 
@@ -362,6 +440,12 @@ impl Driver {
                     let _ = self.jobs.send(JournalJob::Append(record.encode()));
                 }
                 DispatcherOutput::Trim => self.trim = true,
+                // The connection goes with its session, and another is made.
+                DispatcherOutput::HangUp { sink } => drop(self.sessions.remove(&sink)),
+                DispatcherOutput::Gone { sink } => {
+                    info!(group = %self.group, %sink, "the sink has left the group and has nothing of ours any more");
+                    self.hang_up(&sink);
+                }
             }
         }
         if self.dispatcher.wants_more()
@@ -392,7 +476,7 @@ impl Driver {
         let _ = self.jobs.send(JournalJob::Rewrite(snapshot));
     }
 
-    fn report(&mut self) {
+    fn report(&mut self) -> DispatcherStatus {
         let group = self.group.as_str();
         let depth = self.log.depth();
         names::LOG_BYTES.with([group]).set(depth.bytes as f64);
@@ -411,11 +495,12 @@ impl Driver {
         names::DISPATCH_COMMITTED_BATCHES_TOTAL.with([group]).increment(status.committed - committed);
         names::DISPATCH_FAILOVERS_TOTAL.with([group]).increment(status.failovers - failovers);
         self.reported = (status.committed, status.failovers);
-        for sink in status.sinks {
+        for sink in &status.sinks {
             let labels = [group, sink.sink.as_str()];
             names::DISPATCH_INFLIGHT_BYTES.with(labels).set(sink.in_flight_bytes as f64);
             names::DISPATCH_CREDIT_BYTES.with(labels).set(sink.credit_bytes as f64);
         }
+        status
     }
 }
 

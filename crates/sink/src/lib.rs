@@ -7,7 +7,9 @@
 //! Left out on purpose: Forward, the edge's log, and what a particular store does.
 
 mod backend;
+mod front;
 mod life;
+mod lives;
 mod peer;
 mod stage;
 
@@ -15,20 +17,19 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-use weir_link::{BindError, Identity, Listener, Settings};
-use weir_model::{Incarnation, NodeId};
-use weir_store::{Backend, Store};
+use weir_link::{BindError, Identity, Settings};
+use weir_model::{GroupId, NodeId};
 use weir_telemetry::{Health, TagTable};
-use weir_topology::Group;
-use weir_transit::CollectorConfig;
+use weir_topology::{Group, Topology};
 
 pub use crate::backend::{BackendError, open as open_backend};
-use crate::life::{Backoff, End, LifeParts};
+use crate::front::Front;
+use crate::lives::{Duty, Job, Lives};
 use crate::stage::Stage;
 
 /// What a sink needs to start.
@@ -66,13 +67,26 @@ pub enum StartError {
     },
 }
 
+/// What a revision changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// Nothing that this sink works with.
+    Nothing,
+    /// It commits what it has, and begins anew on this group.
+    Begins(GroupId),
+    /// It commits what it has, and then does nothing: the others of its group go on.
+    Idle,
+    /// Its group has left the topology. It serves on, for edges that still have something for it.
+    Retired(GroupId),
+}
+
 /// A running sink.
 pub struct Sink {
-    address: SocketAddr,
+    name: NodeId,
+    duty: watch::Sender<Duty>,
     stop: CancellationToken,
     lives: JoinHandle<()>,
-    accepting: JoinHandle<()>,
-    listener: Arc<Listener>,
+    front: Arc<Front>,
 }
 
 impl Sink {
@@ -90,120 +104,72 @@ impl Sink {
         let dir = settings.data_dir.join("stage");
         let stage = Stage::open(&dir, group.stage.memory.0, group.stage.disk.0)
             .map_err(|source| StartError::Stage { path: dir, source })?;
-        let listener = Arc::new(Listener::bind(settings.listen, &settings.identity, settings.link)?);
-        let address = listener.local_addr();
+        let (front, connections) = Front::bind(settings.listen, settings.identity, settings.link)?;
+        let front = Arc::new(front);
         let stop = CancellationToken::new();
-        let (sender, connections) = mpsc::channel(64);
-        let accepting = tokio::spawn({
-            let listener = listener.clone();
-            async move {
-                while let Some(connection) = listener.accept().await {
-                    if sender.send(connection).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-        let traits = backend.traits();
-        let config = CollectorConfig {
-            part_bytes: group.part.bytes.0,
-            part_age: group.part.age,
-            stage_bytes: group.stage.memory.0 + group.stage.disk.0,
-            partitions_max: traits.partitions_max,
-            parallel_parts: traits.parallel_parts,
-            ..CollectorConfig::default()
-        };
-        let lives = tokio::spawn(lives(Lives {
-            sink: settings.name,
-            group: group.clone(),
-            config,
-            backend,
+        let (duty, duties) = watch::channel(Duty::Serve(Arc::new(Job { group: group.clone(), backend })));
+        let lives = tokio::spawn(lives::lives(Lives {
+            sink: settings.name.clone(),
             stage,
             tags,
             health,
+            front: front.clone(),
             connections,
+            duty: duties,
             stop: stop.clone(),
         }));
-        Ok(Self { address, stop, lives, accepting, listener })
+        Ok(Self { name: settings.name, duty, stop, lives, front })
+    }
+
+    /// Goes on with another topology, while batches flow: all of it, or nothing. `listen` is where edges connect now.
+    ///
+    /// With another store, other part limits or another stage the sink first commits what it has, in bounded time; what
+    /// the store did not take by then is settled by the edges, as after a death.
+    ///
+    /// # Errors
+    /// Why nothing was changed: settings of the store, or the address.
+    pub fn apply(&self, topology: &Topology, listen: SocketAddr) -> Result<Applied, StartError> {
+        let present = self.duty.borrow().clone();
+        let wanted = topology.group_of_sink(&self.name).map(|(group, _)| group);
+        let applied = match (&present, wanted) {
+            (Duty::Serve(job), Some(group)) if job.suits(group) => {
+                self.front.move_to(listen)?;
+                return Ok(Applied::Nothing);
+            }
+            (_, Some(group)) => {
+                let job = Job { group: group.clone(), backend: backend::open(group)? };
+                self.front.move_to(listen)?;
+                self.duty.send_replace(Duty::Serve(Arc::new(job)));
+                Applied::Begins(group.id.clone())
+            }
+            (Duty::Serve(job), None) if topology.group(&job.group.id).is_none() => {
+                Applied::Retired(job.group.id.clone())
+            }
+            (Duty::Serve(_), None) => {
+                self.duty.send_replace(Duty::Idle);
+                Applied::Idle
+            }
+            (Duty::Idle, None) => Applied::Nothing,
+        };
+        info!(?applied, "another topology");
+        Ok(applied)
+    }
+
+    /// Shows and trusts another identity from the next connection on.
+    pub fn replace_identity(&self, identity: &Identity) {
+        self.front.replace_identity(identity);
     }
 
     /// Where edges connect; tells the port where 0 was asked for.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.front.address()
     }
 
     /// Stops in good order: edges move on, what is staged is committed if the store lets it, in bounded time.
     pub async fn stop(self) {
         self.stop.cancel();
         let _ = self.lives.await;
-        self.listener.close(0, "the sink stops").await;
-        self.accepting.abort();
-    }
-}
-
-struct Lives {
-    sink: NodeId,
-    group: Group,
-    config: CollectorConfig,
-    backend: Arc<dyn Backend>,
-    stage: Stage,
-    tags: TagTable,
-    health: Health,
-    connections: mpsc::Receiver<weir_link::Connection>,
-    stop: CancellationToken,
-}
-
-/// One life after the other: a fenced sink begins anew under another incarnation.
-async fn lives(mut all: Lives) {
-    loop {
-        let incarnation = Incarnation(rand::random());
-        let Some(store) = begin(&all, incarnation).await else { return };
-        info!(%incarnation, "the store is there: a life begins");
-        let end = life::live(LifeParts {
-            sink: &all.sink,
-            group: &all.group.id,
-            config: all.config.clone(),
-            backend: all.backend.clone(),
-            store,
-            incarnation,
-            stage: &all.stage,
-            tags: &all.tags,
-            connections: &mut all.connections,
-            stop: &all.stop,
-        })
-        .await;
-        if end == End::Stopped {
-            return;
-        }
-    }
-}
-
-async fn begin(all: &Lives, incarnation: Incarnation) -> Option<Arc<dyn Store>> {
-    let mut backoff = Backoff::default();
-    loop {
-        let begun = tokio::select! {
-            begun = all.backend.begin(&all.sink, incarnation) => begun,
-            () = all.stop.cancelled() => return None,
-        };
-        match begun {
-            Ok(store) => {
-                all.health.set_condition("store", Ok(()));
-                return Some(store);
-            }
-            Err(error) => {
-                all.health.set_condition("store", Err(error.to_string()));
-                if backoff.is_worth_a_line() {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        "the store cannot be reached; edges keep their batches until it can"
-                    );
-                }
-                tokio::select! {
-                    () = backoff.wait() => {}
-                    () = all.stop.cancelled() => return None,
-                }
-            }
-        }
+        self.front.close().await;
     }
 }

@@ -1,11 +1,11 @@
-//! One life of a sink: drives its [`Collector`] between the edges and the store, until it is told to stop or
-//! another member of the group has fenced it.
+//! One life of a sink: drives its [`Collector`] between the edges and the store, until it is told to stop, has another
+//! duty, or was fenced by another member of the group.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -16,6 +16,7 @@ use weir_store::{Backend, Committed, Outcome, Part, PartBatch, Partition, Store,
 use weir_telemetry::{TagTable, names};
 use weir_transit::{Collector, CollectorConfig, CollectorOutput, Resolution, StageKey, ToSink};
 
+use crate::lives::Duty;
 use crate::peer::{self, Arrived, Peer};
 use crate::stage::Stage;
 
@@ -44,6 +45,7 @@ enum Done {
 /// Why a life ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
+    /// In good order: to stop, or to begin anew with another duty.
     Stopped,
     Fenced,
 }
@@ -59,6 +61,7 @@ pub(crate) struct LifeParts<'a> {
     pub(crate) stage: &'a Stage,
     pub(crate) tags: &'a TagTable,
     pub(crate) connections: &'a mut mpsc::Receiver<Connection>,
+    pub(crate) duty: &'a mut watch::Receiver<Duty>,
     pub(crate) stop: &'a CancellationToken,
 }
 
@@ -73,7 +76,7 @@ struct Driver {
 
 /// Lives one life to its end.
 pub(crate) async fn live(parts: LifeParts<'_>) -> End {
-    let LifeParts { sink, group, config, backend, store, incarnation, stage, tags, connections, stop } =
+    let LifeParts { sink, group, config, backend, store, incarnation, stage, tags, connections, duty, stop } =
         parts;
     let began = Instant::now();
     let namer = store.clone();
@@ -118,7 +121,7 @@ pub(crate) async fn live(parts: LifeParts<'_>) -> End {
                     break End::Stopped;
                 }
             }
-            () = stop.cancelled(), if drain_until.is_none() => {
+            () = ended(duty, stop), if drain_until.is_none() => {
                 info!("draining: edges move on, what is staged is committed");
                 driver.collector.drain();
                 drain_until = Some(Instant::now() + DRAIN_MAX);
@@ -134,6 +137,14 @@ pub(crate) async fn live(parts: LifeParts<'_>) -> End {
     }
     driver.work.shutdown().await;
     end
+}
+
+/// Returns when the life has to end in good order.
+async fn ended(duty: &mut watch::Receiver<Duty>, stop: &CancellationToken) {
+    tokio::select! {
+        _ = duty.changed() => {}
+        () = stop.cancelled() => {}
+    }
 }
 
 impl Driver {

@@ -26,8 +26,8 @@ pub(crate) struct Stage {
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
-    memory_max: u64,
-    disk_max: u64,
+    memory_max: AtomicU64,
+    disk_max: AtomicU64,
     memory: AtomicU64,
     disk: Arc<AtomicU64>,
     current: Mutex<Current>,
@@ -104,8 +104,8 @@ impl Stage {
         Ok(Self {
             inner: Arc::new(Inner {
                 dir: dir.to_owned(),
-                memory_max,
-                disk_max,
+                memory_max: memory_max.into(),
+                disk_max: disk_max.into(),
                 memory: AtomicU64::new(0),
                 disk: Arc::default(),
                 current: Mutex::default(),
@@ -113,13 +113,19 @@ impl Stage {
         })
     }
 
+    /// Goes on with other bounds; what is kept stays where it is.
+    pub(crate) fn resize(&self, memory_max: u64, disk_max: u64) {
+        self.inner.memory_max.store(memory_max, Ordering::Relaxed);
+        self.inner.disk_max.store(disk_max, Ordering::Relaxed);
+    }
+
     /// Keeps a payload: in memory as long as its share lasts, then in a spill file. What cannot be spilled stays in memory;
     /// the edges' credit bounds it.
     pub(crate) fn put(&self, payload: Bytes) -> Arc<Staged> {
         let inner = &self.inner;
         let bytes = payload.len() as u64;
-        if inner.memory.load(Ordering::Relaxed) + bytes > inner.memory_max
-            && inner.disk.load(Ordering::Relaxed) + bytes <= inner.disk_max
+        if inner.memory.load(Ordering::Relaxed) + bytes > inner.memory_max.load(Ordering::Relaxed)
+            && inner.disk.load(Ordering::Relaxed) + bytes <= inner.disk_max.load(Ordering::Relaxed)
         {
             match inner.spill(&payload) {
                 Ok(place) => return Arc::new(Staged { place }),

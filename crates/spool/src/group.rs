@@ -43,6 +43,7 @@ impl<D: Disk> Clone for GroupLog<D> {
 enum Command {
     Append { record: Record, answer: oneshot::Sender<Result<Seq, AppendError>>, _room: OwnedSemaphorePermit },
     Trim(SeqRanges),
+    SetQuota(u64),
     DropOldest { bytes: u64, answer: oneshot::Sender<SeqRanges> },
     Close { answer: oneshot::Sender<()> },
 }
@@ -137,6 +138,12 @@ impl<D: Disk> GroupLog<D> {
         let _ = self.commands.send(Command::Trim(committed));
     }
 
+    /// Changes, some time soon, how much the log may hold.
+    pub fn set_quota(&self, quota_bytes: u64) {
+        // A closed log is opened with a quota again.
+        let _ = self.commands.send(Command::SetQuota(quota_bytes));
+    }
+
     /// Removes the oldest whole segments, committed or not, until at least `bytes` are free. Returns the
     /// numbers that went; none if the log is closed.
     pub async fn drop_oldest(&self, bytes: u64) -> SeqRanges {
@@ -191,6 +198,7 @@ fn commit<D: Disk>(
                     // What the disk would not remove is asked for again by the next trim.
                     let _ = log.trim(&committed, now_ns());
                 }
+                Command::SetQuota(quota_bytes) => log.set_quota(quota_bytes),
                 Command::DropOldest { bytes, answer } => {
                     let _ = answer.send(log.drop_oldest(bytes, now_ns()));
                 }

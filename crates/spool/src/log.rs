@@ -286,6 +286,11 @@ impl<D: Disk> Log<D> {
         fetch(&self.catalog, seqs)
     }
 
+    /// Changes how much the log may hold. What is above a smaller quota stays until it is trimmed.
+    pub fn set_quota(&mut self, quota_bytes: u64) {
+        self.options.quota_bytes = quota_bytes;
+    }
+
     /// How much the log holds.
     #[must_use]
     pub fn depth(&self) -> Depth {

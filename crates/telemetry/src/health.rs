@@ -21,6 +21,8 @@ struct Inner {
     version: String,
     began: Instant,
     conditions: Mutex<BTreeMap<String, Result<(), String>>>,
+    notes: Mutex<BTreeMap<String, String>>,
+    revision: Mutex<Option<String>>,
 }
 
 /// The answer of `/health`.
@@ -31,6 +33,9 @@ pub(crate) struct Alive<'a> {
     name: &'a NodeId,
     version: &'a str,
     uptime_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+    notes: BTreeMap<String, String>,
 }
 
 /// The answer of `/ready`.
@@ -38,6 +43,7 @@ pub(crate) struct Alive<'a> {
 pub(crate) struct Readiness {
     pub(crate) ready: bool,
     conditions: Vec<Condition>,
+    notes: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -58,6 +64,8 @@ impl Health {
             version: version.to_owned(),
             began: Instant::now(),
             conditions: Mutex::default(),
+            notes: Mutex::default(),
+            revision: Mutex::default(),
         }))
     }
 
@@ -69,6 +77,38 @@ impl Health {
     /// Forgets the condition `name`, because its subject is gone.
     pub fn remove_condition(&self, name: &str) {
         self.0.conditions.lock().remove(name);
+    }
+
+    /// Says something that a human should know of and that keeps the node from nothing; `None` takes it back.
+    pub fn set_note(&self, name: &str, note: Option<String>) {
+        let mut notes = self.0.notes.lock();
+        match note {
+            Some(note) => notes.insert(name.to_owned(), note),
+            None => notes.remove(name),
+        };
+    }
+
+    /// Says which revision of the topology the node runs.
+    pub fn set_revision(&self, revision: &str) {
+        *self.0.revision.lock() = Some(revision.to_owned());
+    }
+
+    /// Which revision of the topology the node runs.
+    #[must_use]
+    pub fn revision(&self) -> Option<String> {
+        self.0.revision.lock().clone()
+    }
+
+    /// What a human should know of.
+    #[must_use]
+    pub fn notes(&self) -> BTreeMap<String, String> {
+        self.0.notes.lock().clone()
+    }
+
+    /// The conditions, and why those that do not hold do not.
+    #[must_use]
+    pub fn conditions(&self) -> BTreeMap<String, Result<(), String>> {
+        self.0.conditions.lock().clone()
     }
 
     /// Whether every condition holds, and there is one.
@@ -84,13 +124,29 @@ impl Health {
         self.0.began.elapsed()
     }
 
-    pub(crate) fn version(&self) -> &str {
+    /// What the node does: `edge`, `sink`, `standalone`.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        &self.0.role
+    }
+
+    /// What the node is called.
+    #[must_use]
+    pub fn name(&self) -> &NodeId {
+        &self.0.name
+    }
+
+    /// Which program it runs.
+    #[must_use]
+    pub fn version(&self) -> &str {
         &self.0.version
     }
 
     pub(crate) fn alive(&self) -> Alive<'_> {
         let Inner { role, name, version, .. } = &*self.0;
-        Alive { status: "alive", role, name, version, uptime_seconds: self.uptime().as_secs() }
+        let uptime_seconds = self.uptime().as_secs();
+        let (revision, notes) = (self.revision(), self.notes());
+        Alive { status: "alive", role, name, version, uptime_seconds, revision, notes }
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
@@ -105,6 +161,10 @@ impl Health {
                 reason: state.as_ref().err().cloned(),
             })
             .collect();
-        Readiness { ready: !conditions.is_empty() && conditions.iter().all(|c| c.ok), conditions }
+        Readiness {
+            ready: !conditions.is_empty() && conditions.iter().all(|c| c.ok),
+            conditions,
+            notes: self.notes(),
+        }
     }
 }

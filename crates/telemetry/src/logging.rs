@@ -60,6 +60,14 @@ impl Logging {
         Ok(Self { filter: handle })
     }
 
+    /// Whether `level` means something.
+    ///
+    /// # Errors
+    /// [`LoggingError::Level`] when it does not.
+    pub fn check(level: &str) -> Result<(), LoggingError> {
+        parse(level).map(drop)
+    }
+
     /// Changes what is logged, while running.
     ///
     /// # Errors

@@ -63,6 +63,8 @@ catalogue! {
         "Times the group's log was synced to disk.";
     Counter LOG_FULL_TOTAL = "weir_log_full_total" in Count by ["group", "policy"]:
         "Batches that met a full log, by what was done with them.";
+    Gauge LOGS = "weir_logs" in Count by ["state"]:
+        "Group logs on this edge: attached, draining (its group left the topology), detached (empty, or nobody knows its sinks).";
     Counter LOG_DAMAGED_TOTAL = "weir_log_damaged_total" in Count by ["group"]:
         "Damaged records set aside when the log was read; look at them with `weir log verify`.";
 
@@ -115,6 +117,12 @@ catalogue! {
         "Times a tag was met that had to be counted under __other__, as the table of tags was full.";
 
     // Every node.
+    ShownGauge CONFIG_INFO = "weir_config_info" in Count by ["revision"]:
+        "Always 1; the label says which revision of the topology runs.";
+    Counter CONFIG_APPLIED_TOTAL = "weir_config_applied_total" in Count by []:
+        "Revisions of the topology that were taken up while running.";
+    Counter CONFIG_REFUSED_TOTAL = "weir_config_refused_total" in Count by []:
+        "Revisions of the topology that were refused; the one before runs on, and /health says why.";
     ShownGauge BUILD_INFO = "weir_build_info" in Count by ["version"]:
         "Always 1; the label says which version runs.";
     ShownGauge READY = "weir_ready" in Count by []:

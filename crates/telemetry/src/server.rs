@@ -171,6 +171,10 @@ fn render(shown: &Shown) -> String {
     // These belong to this node, while the recorder may be shared with others in one process.
     write_head(names::BUILD_INFO.entry(), &mut out);
     write_sample(names::BUILD_INFO.entry(), &[shown.health.version()], 1, &mut out);
+    if let Some(revision) = shown.health.revision() {
+        write_head(names::CONFIG_INFO.entry(), &mut out);
+        write_sample(names::CONFIG_INFO.entry(), &[&revision], 1, &mut out);
+    }
     write_head(names::READY.entry(), &mut out);
     write_sample(names::READY.entry(), &[], shown.health.is_ready().into(), &mut out);
     if let Some(bytes) = resident_memory() {

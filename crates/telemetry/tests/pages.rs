@@ -169,7 +169,7 @@ async fn ready_flips_and_says_why_not() {
     };
     let ((status, body), shown) = ready().await;
     assert_eq!((status, shown), (503, false), "a node that has said nothing yet is not ready");
-    assert_eq!(body, serde_json::json!({"ready": false, "conditions": []}));
+    assert_eq!(body, serde_json::json!({"ready": false, "conditions": [], "notes": {}}));
 
     health.set_condition("log kafka-main", Ok(()));
     health.set_condition("listener", Err("port in use".to_owned()));
@@ -179,7 +179,7 @@ async fn ready_flips_and_says_why_not() {
         {"name": "listener", "ok": false, "reason": "port in use"},
         {"name": "log kafka-main", "ok": true},
     ]);
-    assert_eq!(body, serde_json::json!({"ready": false, "conditions": conditions}));
+    assert_eq!(body, serde_json::json!({"ready": false, "conditions": conditions, "notes": {}}));
 
     health.set_condition("listener", Ok(()));
     assert!(health.is_ready());

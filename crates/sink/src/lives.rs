@@ -1,0 +1,142 @@
+//! One life after the other: a sink begins anew when another member has fenced it, and when a revision gives it another
+//! store, other limits or nothing to do.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use weir_link::Connection;
+use weir_model::{Incarnation, NodeId};
+use weir_store::{Backend, Store};
+use weir_telemetry::{Health, TagTable};
+use weir_topology::Group;
+use weir_transit::CollectorConfig;
+
+use crate::front::Front;
+use crate::life::{self, Backoff, End, LifeParts};
+use crate::stage::Stage;
+
+/// What a sink is to do.
+#[derive(Clone)]
+pub(crate) enum Duty {
+    /// Serve a group.
+    Serve(Arc<Job>),
+    /// Nothing: its group goes on without it.
+    Idle,
+}
+
+/// A group and its store.
+pub(crate) struct Job {
+    pub(crate) group: Group,
+    pub(crate) backend: Arc<dyn Backend>,
+}
+
+impl Job {
+    /// Whether a life on this job can go on with `group`: nothing is different that it was begun with.
+    pub(crate) fn suits(&self, group: &Group) -> bool {
+        let Group { id, store, part, stage, .. } = &self.group;
+        (id, store, part, stage) == (&group.id, &group.store, &group.part, &group.stage)
+    }
+
+    fn collector(&self) -> CollectorConfig {
+        let Group { part, stage, .. } = &self.group;
+        let traits = self.backend.traits();
+        CollectorConfig {
+            part_bytes: part.bytes.0,
+            part_age: part.age,
+            stage_bytes: stage.memory.0 + stage.disk.0,
+            partitions_max: traits.partitions_max,
+            parallel_parts: traits.parallel_parts,
+            ..CollectorConfig::default()
+        }
+    }
+}
+
+/// What all lives of a process share.
+pub(crate) struct Lives {
+    pub(crate) sink: NodeId,
+    pub(crate) stage: Stage,
+    pub(crate) tags: TagTable,
+    pub(crate) health: Health,
+    pub(crate) front: Arc<Front>,
+    pub(crate) connections: mpsc::Receiver<Connection>,
+    pub(crate) duty: watch::Receiver<Duty>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Lives until told to stop.
+pub(crate) async fn lives(mut all: Lives) {
+    loop {
+        let duty = all.duty.borrow_and_update().clone();
+        let Duty::Serve(job) = duty else {
+            info!("nothing to do: the topology has not this sink; edges are refused");
+            all.front.shut(true);
+            tokio::select! {
+                changed = all.duty.changed() => if changed.is_err() { return },
+                () = all.stop.cancelled() => return,
+            }
+            all.front.shut(false);
+            continue;
+        };
+        all.stage.resize(job.group.stage.memory.0, job.group.stage.disk.0);
+        let incarnation = Incarnation(rand::random());
+        let Some(store) = begin(&mut all, &job, incarnation).await else {
+            if all.stop.is_cancelled() {
+                return;
+            }
+            continue;
+        };
+        info!(%incarnation, group = %job.group.id, "the store is there: a life begins");
+        let end = life::live(LifeParts {
+            sink: &all.sink,
+            group: &job.group.id,
+            config: job.collector(),
+            backend: job.backend.clone(),
+            store,
+            incarnation,
+            stage: &all.stage,
+            tags: &all.tags,
+            connections: &mut all.connections,
+            duty: &mut all.duty,
+            stop: &all.stop,
+        })
+        .await;
+        if end == End::Stopped && all.stop.is_cancelled() {
+            return;
+        }
+    }
+}
+
+/// The store of a life; none when there is something else to do before it can be reached.
+async fn begin(all: &mut Lives, job: &Job, incarnation: Incarnation) -> Option<Arc<dyn Store>> {
+    let mut backoff = Backoff::default();
+    loop {
+        let begun = tokio::select! {
+            begun = job.backend.begin(&all.sink, incarnation) => begun,
+            _ = all.duty.changed() => return None,
+            () = all.stop.cancelled() => return None,
+        };
+        match begun {
+            Ok(store) => {
+                all.health.set_condition("store", Ok(()));
+                return Some(store);
+            }
+            Err(error) => {
+                all.health.set_condition("store", Err(error.to_string()));
+                if backoff.is_worth_a_line() {
+                    warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the store cannot be reached; edges keep their batches until it can"
+                    );
+                }
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    _ = all.duty.changed() => return None,
+                    () = all.stop.cancelled() => return None,
+                }
+            }
+        }
+    }
+}
