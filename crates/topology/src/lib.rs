@@ -12,6 +12,7 @@ mod model;
 mod node;
 mod problem;
 mod read;
+mod revision;
 mod routes;
 mod size;
 mod store;
@@ -23,5 +24,6 @@ pub use model::{
 };
 pub use node::{Listen, Log, LogFormat, NodeConfig, Role, Tls, parse_node};
 pub use problem::{Problem, Severity};
+pub use revision::revision;
 pub use size::{ByteSize, SizeError};
 pub use topology::parse_topology;

@@ -30,6 +30,8 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// The topology file. As written; see [`NodeConfig::rebase`].
     pub topology: PathBuf,
+    /// Whether the topology and the certificates are looked at for changes; otherwise SIGHUP alone reads them again.
+    pub watch: bool,
     /// Where it listens.
     pub listen: Listen,
     /// Who it is, and whom it trusts.
@@ -108,6 +110,8 @@ struct RawNode {
     rack: Required<String>,
     data_dir: Required<PathBuf>,
     topology: Required<PathBuf>,
+    #[serde(default)]
+    watch: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -158,6 +162,7 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<NodeConfig> {
         listen.map_or_else(|| Some(RawListen::default()), |block| reader.block(&block, &[]));
 
     let raw = raw?;
+    let watch = raw.watch;
     let name = reader.required(raw.name);
     let role = reader.required(raw.role);
     let rack = reader.required(raw.rack);
@@ -170,6 +175,7 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<NodeConfig> {
         rack: rack?,
         data_dir: data_dir?,
         topology: topology?,
+        watch,
         listen,
         tls: tls?,
         log,

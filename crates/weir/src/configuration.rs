@@ -9,9 +9,14 @@ use weir_topology::{NodeConfig, Problem, Topology, parse_node, parse_topology};
 
 /// Reads a topology; its relative paths start at its own directory. Warnings go to standard error.
 pub(crate) fn topology(path: &Path) -> anyhow::Result<Topology> {
-    match parse_topology(&read(path)?, &path.display().to_string()) {
+    parse(&read(path)?, path, &|warning| eprintln!("{warning}"))
+}
+
+/// Reads the text of a topology that is, or might be, in the file `path`. Warnings go to `warn`.
+pub(crate) fn parse(text: &str, path: &Path, warn: &dyn Fn(&Problem)) -> anyhow::Result<Topology> {
+    match parse_topology(text, &path.display().to_string()) {
         Ok((mut topology, warnings)) => {
-            warnings.iter().for_each(|warning| eprintln!("{warning}"));
+            warnings.iter().for_each(warn);
             topology.rebase(directory(path));
             Ok(topology)
         }
@@ -65,7 +70,8 @@ fn check_one(file: &Path) -> anyhow::Result<&'static str> {
     Ok("node")
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+/// Reads a file whole.
+pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 

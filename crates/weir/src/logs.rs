@@ -12,7 +12,8 @@ use weir_spool::inspect;
 
 #[derive(Subcommand)]
 pub(crate) enum LogCommand {
-    /// Lists the group logs of a data directory.
+    /// Lists the group logs of a data directory: attached, draining (its group has left the topology, its batches are still
+    /// delivered) or detached (nobody works on it; a group of that id takes it up again).
     List {
         /// The edge's data directory.
         #[arg(value_name = "DATA_DIR")]
@@ -43,7 +44,11 @@ pub(crate) fn run(command: LogCommand) -> anyhow::Result<ExitCode> {
             for log in logs(&dir)? {
                 let segments =
                     inspect::segments(&log).with_context(|| format!("cannot read {}", log.display()))?;
-                println!("{:<24} {} segments", name(&log), segments.len());
+                let note = weir_edge::LogNote::read(&log)
+                    .with_context(|| format!("cannot read the note in {}", log.display()))?;
+                let state = note.map_or("unknown".to_owned(), |note| note.state.to_string());
+                let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+                println!("{:<24} {state:<9} {:>4} segments {bytes:>14} bytes", name(&log), segments.len());
             }
         }
         LogCommand::Inspect { dir, group, from } => {

@@ -7,6 +7,7 @@
 mod certificates;
 mod configuration;
 mod explain;
+mod live;
 mod logs;
 mod node;
 mod standalone;

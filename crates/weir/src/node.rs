@@ -12,15 +12,16 @@ use weir_edge::{Edge, EdgeSettings};
 use weir_link::{Identity, Settings};
 use weir_sink::{Sink, SinkSettings};
 use weir_telemetry::{Direction, Health, LogFormat, Logging, Page, Server, TAGS_MAX_DEFAULT, TagTable};
-use weir_topology::{NodeConfig, Role, Topology};
+use weir_topology::{NodeConfig, Topology};
 
 use crate::configuration;
+use crate::live::{Node, Role};
 
 const METRICS_DEFAULT: &str = "127.0.0.1:24220";
 
 /// Runs an edge until it is told to stop.
-pub(crate) async fn edge(config: &Path) -> anyhow::Result<ExitCode> {
-    let (config, topology) = read(config, Role::Edge)?;
+pub(crate) async fn edge(file: &Path) -> anyhow::Result<ExitCode> {
+    let Start { config, topology, revision, logging } = read(file, weir_topology::Role::Edge)?;
     let health = Health::new("edge", config.name.clone(), env!("CARGO_PKG_VERSION"));
     let tags = TagTable::new(Direction::In, TAGS_MAX_DEFAULT);
     let pages = pages(&config, &health, &tags).await?;
@@ -34,15 +35,12 @@ pub(crate) async fn edge(config: &Path) -> anyhow::Result<ExitCode> {
     };
     let edge = Edge::start(settings, &topology, tags, &health).await?;
     eprintln!("weir ready role=edge forward={} metrics={}", edge.forward(), pages.local_addr());
-    stopped().await?;
-    edge.stop().await;
-    pages.stop().await;
-    Ok(ExitCode::SUCCESS)
+    run(Node::new(file, config, Role::Edge(edge), health, logging, &revision), pages).await
 }
 
 /// Runs a sink until it is told to stop.
-pub(crate) async fn sink(config: &Path) -> anyhow::Result<ExitCode> {
-    let (config, topology) = read(config, Role::Sink)?;
+pub(crate) async fn sink(file: &Path) -> anyhow::Result<ExitCode> {
+    let Start { config, topology, revision, logging } = read(file, weir_topology::Role::Sink)?;
     let (group, node) = topology
         .group_of_sink(&config.name)
         .with_context(|| format!("the topology has no sink named {}", config.name))?;
@@ -57,12 +55,29 @@ pub(crate) async fn sink(config: &Path) -> anyhow::Result<ExitCode> {
         identity: identity(&config)?,
         link: link_settings(),
     };
-    let sink = Sink::start(settings, group, tags, health)?;
+    let sink = Sink::start(settings, group, tags, health.clone())?;
     eprintln!("weir ready role=sink link={} metrics={}", sink.address(), pages.local_addr());
-    stopped().await?;
-    sink.stop().await;
+    run(Node::new(file, config, Role::Sink(sink), health, logging, &revision), pages).await
+}
+
+async fn run(node: Node, pages: Server) -> anyhow::Result<ExitCode> {
+    node.serve().await?;
+    node.stop().await;
     pages.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where a sink listens for edges by this topology; where it does now if the topology does not say.
+pub(crate) async fn link_address(
+    config: &NodeConfig,
+    topology: &Topology,
+    now: SocketAddr,
+) -> anyhow::Result<SocketAddr> {
+    let of_topology = topology.group_of_sink(&config.name).map(|(_, sink)| &sink.address);
+    match config.listen.link.as_ref().or(of_topology) {
+        Some(wanted) => address(wanted).await,
+        None => Ok(now),
+    }
 }
 
 /// A dead peer is noticed within five seconds, so that its batches go elsewhere soon.
@@ -77,8 +92,10 @@ fn link_settings() -> Settings {
 /// Whether the topology has this node in this role.
 pub(crate) fn place(config: &NodeConfig, topology: &Topology) -> anyhow::Result<()> {
     let (found, table) = match config.role {
-        Role::Edge => (topology.edges.iter().any(|edge| edge.name == config.name), "an [[edge]]"),
-        Role::Sink => (topology.group_of_sink(&config.name).is_some(), "a group's sink"),
+        weir_topology::Role::Edge => {
+            (topology.edges.iter().any(|edge| edge.name == config.name), "an [[edge]]")
+        }
+        weir_topology::Role::Sink => (topology.group_of_sink(&config.name).is_some(), "a group's sink"),
     };
     if !found {
         bail!(
@@ -90,7 +107,15 @@ pub(crate) fn place(config: &NodeConfig, topology: &Topology) -> anyhow::Result<
     Ok(())
 }
 
-fn read(path: &Path, role: Role) -> anyhow::Result<(NodeConfig, Topology)> {
+/// What a node begins with.
+struct Start {
+    config: NodeConfig,
+    topology: Topology,
+    revision: String,
+    logging: Logging,
+}
+
+fn read(path: &Path, role: weir_topology::Role) -> anyhow::Result<Start> {
     let config = configuration::node(path)?;
     if config.role != role {
         bail!(
@@ -98,19 +123,21 @@ fn read(path: &Path, role: Role) -> anyhow::Result<(NodeConfig, Topology)> {
             path.display()
         );
     }
-    let topology = configuration::topology(&config.topology)?;
+    let text = configuration::read(&config.topology)?;
+    let topology = configuration::parse(&text, &config.topology, &|warning| eprintln!("{warning}"))?;
     place(&config, &topology)?;
     let format = match config.log.format {
         weir_topology::LogFormat::Text => LogFormat::Text,
         weir_topology::LogFormat::Json => LogFormat::Json,
     };
-    Logging::init(&config.log.level, format)?;
+    let logging = Logging::init(&config.log.level, format)?;
     std::fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
-    Ok((config, topology))
+    Ok(Start { config, topology, revision: weir_topology::revision(&text), logging })
 }
 
-fn identity(config: &NodeConfig) -> anyhow::Result<Identity> {
+/// Loads the certificate of this node.
+pub(crate) fn identity(config: &NodeConfig) -> anyhow::Result<Identity> {
     let identity = Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
     if *identity.name() != config.name {
         bail!(

@@ -1,0 +1,213 @@
+//! A node while it runs: takes up other files without a restart, or refuses them whole and says why.
+//!
+//! Everything that can fail comes first: both files read and checked, stores' settings judged, certificates loaded,
+//! addresses bound, logs opened. Then the parts are swapped, and none of that can fail.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
+use tracing::{error, info, warn};
+
+use weir_edge::Edge;
+use weir_sink::Sink;
+use weir_telemetry::{Health, Logging, names};
+use weir_topology::{NodeConfig, revision};
+
+use crate::{configuration, node};
+
+/// How often the files are looked at, where the node file asks for that.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+/// What a node does.
+pub(crate) enum Role {
+    Edge(Edge),
+    Sink(Sink),
+}
+
+/// A running node.
+pub(crate) struct Node {
+    file: PathBuf,
+    config: Mutex<NodeConfig>,
+    role: Role,
+    health: Health,
+    logging: Logging,
+}
+
+/// Why a revision was refused; the one before runs on.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// One or more, each a sentence or a problem with its place.
+    reasons: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reasons)
+    }
+}
+
+impl From<anyhow::Error> for Refusal {
+    fn from(error: anyhow::Error) -> Self {
+        Self { reasons: format!("{error:#}") }
+    }
+}
+
+impl Node {
+    pub(crate) fn new(
+        file: &Path,
+        config: NodeConfig,
+        role: Role,
+        health: Health,
+        logging: Logging,
+        revision: &str,
+    ) -> Self {
+        health.set_revision(revision);
+        Self { file: file.to_owned(), config: Mutex::new(config), role, health, logging }
+    }
+
+    /// Takes up a topology: all of it, or nothing. `file` is what problems call it; its relative paths start at the
+    /// directory of that.
+    ///
+    /// # Errors
+    /// Why it was refused. What ran runs on.
+    #[expect(dead_code, reason = "the agent of the controller hands topologies in; a file comes by `reload`")]
+    pub(crate) async fn apply(&self, text: &str, file: &Path) -> Result<(), Refusal> {
+        let config = self.config.lock().await;
+        let outcome = self.take_up(text, file, &config).await;
+        self.tell(&outcome);
+        outcome
+    }
+
+    /// Reads the node file and the topology again, and takes up what they say now.
+    ///
+    /// # Errors
+    /// As for [`apply`](Self::apply).
+    pub(crate) async fn reload(&self) -> Result<(), Refusal> {
+        let mut config = self.config.lock().await;
+        let outcome = self.read_again(&config).await;
+        self.tell(&outcome);
+        *config = outcome?;
+        Ok(())
+    }
+
+    /// Serves until the process is asked to stop; SIGHUP reads the files again.
+    pub(crate) async fn serve(&self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut look = tokio::time::interval(WATCH_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut seen = self.files().await;
+        loop {
+            // A refusal was told where it happened; the signal has nobody to answer to.
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hangup.recv() => {
+                    let _ = self.reload().await;
+                    seen = self.files().await;
+                }
+                _ = look.tick() => {
+                    let now = self.files().await;
+                    if self.config.lock().await.watch && now != seen {
+                        let _ = self.reload().await;
+                        seen = now;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stops in good order.
+    pub(crate) async fn stop(self) {
+        match self.role {
+            Role::Edge(edge) => edge.stop().await,
+            Role::Sink(sink) => sink.stop().await,
+        }
+    }
+
+    /// What is in the files that are watched.
+    async fn files(&self) -> Vec<Option<Vec<u8>>> {
+        let config = self.config.lock().await;
+        let weir_topology::Tls { ca, cert, key } = &config.tls;
+        [&config.topology, ca, cert, key].map(|path| std::fs::read(path).ok()).into()
+    }
+
+    async fn read_again(&self, before: &NodeConfig) -> Result<NodeConfig, Refusal> {
+        let config = configuration::node(&self.file)?;
+        stays_the_same(before, &config).with_context(|| format!("{}", self.file.display()))?;
+        Logging::check(&config.log.level).map_err(anyhow::Error::from)?;
+        let identity = node::identity(&config)?;
+        let text = configuration::read(&config.topology)?;
+        self.take_up(&text, &config.topology, &config).await?;
+        // Neither can fail any more.
+        match &self.role {
+            Role::Edge(edge) => edge.replace_identity(&identity),
+            Role::Sink(sink) => sink.replace_identity(&identity),
+        }
+        self.logging.set_level(&config.log.level).map_err(anyhow::Error::from)?;
+        Ok(config)
+    }
+
+    async fn take_up(&self, text: &str, file: &Path, config: &NodeConfig) -> Result<(), Refusal> {
+        let topology = configuration::parse(text, file, &|warning| warn!("{warning}"))?;
+        // A sink may be left out of a topology, an edge not: nobody would know what to do with its senders.
+        if matches!(self.role, Role::Edge(_)) {
+            node::place(config, &topology)?;
+        }
+        for group in &topology.groups {
+            weir_sink::open_backend(group).with_context(|| format!("{} is wrong", file.display()))?;
+        }
+        match &self.role {
+            Role::Edge(edge) => {
+                let applied = edge.apply(&topology).await.map_err(anyhow::Error::from)?;
+                info!(revision = revision(text), added = ?applied.added, changed = ?applied.changed, draining = ?applied.draining, "another topology");
+            }
+            Role::Sink(sink) => {
+                let listen = node::link_address(config, &topology, sink.address()).await?;
+                let applied = sink.apply(&topology, listen).map_err(anyhow::Error::from)?;
+                let retired = matches!(applied, weir_sink::Applied::Retired(_) | weir_sink::Applied::Idle);
+                let note =
+                    || "the topology does not have this sink; stop it once weir_sink_edges is 0".to_owned();
+                self.health.set_note("topology", retired.then(note));
+                info!(revision = revision(text), ?applied, "another topology");
+            }
+        }
+        self.health.set_revision(&revision(text));
+        Ok(())
+    }
+
+    fn tell<T>(&self, outcome: &Result<T, Refusal>) {
+        match outcome {
+            Ok(_) => {
+                names::CONFIG_APPLIED_TOTAL.with([]).increment(1);
+                self.health.set_note("configuration", None);
+            }
+            Err(refusal) => {
+                names::CONFIG_REFUSED_TOTAL.with([]).increment(1);
+                error!("configuration refused, the one before runs on: {refusal}");
+                self.health.set_note("configuration", Some(format!("the last one was refused: {refusal}")));
+            }
+        }
+    }
+}
+
+/// What only a restart changes: who the node is, and where its data and its doors are.
+fn stays_the_same(before: &NodeConfig, now: &NodeConfig) -> anyhow::Result<()> {
+    let fixed = [
+        ("name", before.name == now.name),
+        ("role", before.role == now.role),
+        ("rack", before.rack == now.rack),
+        ("data_dir", before.data_dir == now.data_dir),
+        ("listen", before.listen == now.listen),
+        ("log.format", before.log.format == now.log.format),
+    ];
+    match fixed.iter().find(|(_, same)| !same) {
+        Some((key, _)) => bail!("`{key}` changes only with a restart; put it back, or restart this node"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,206 @@
+//! P4: a running cluster takes up revision after revision while acknowledged traffic flows, and nobody notices.
+//!
+//! `WEIR_TEST_REVISIONS` says how many random revisions are taken up (12 by default); `WEIR_TEST_SEED` chooses them.
+
+mod broken;
+mod cluster;
+mod random;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use weir_tests::{Client, Load, Mode, Process, Scratch, loadgen_binary, metric, until};
+
+use cluster::{Cluster, LONG, run};
+
+/// Time between two revisions, so that traffic meets each of them.
+const PACE: Duration = Duration::from_millis(800);
+const RATE: u64 = 4_000;
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// What a load generator reports at its end.
+struct Sent {
+    events: u64,
+    p99_ms: f64,
+    errors: u64,
+}
+
+/// A load of `seconds` at a steady rate, under way.
+struct Steady {
+    process: Process,
+    name: String,
+}
+
+impl Steady {
+    fn start(cluster: &Cluster, scratch: &Scratch, name: &str, seconds: u64) -> Result<Self> {
+        let mut command = Command::new(loadgen_binary()?);
+        command.args([
+            "send",
+            "--ack",
+            "--json",
+            "--chunk-events",
+            "20",
+            "--tags",
+            "40",
+            "--connections",
+            "8",
+        ]);
+        command.args(["--rate", &RATE.to_string(), "--events", &(RATE * seconds).to_string()]);
+        command.args(["--tag-prefix", "app", "--stream-prefix", name]);
+        command.arg("--ledger").arg(scratch.path().join(format!("{name}.ledger")));
+        command.args(["--to", &cluster.forward().to_string()]);
+        let process = Process::start(name, command, &scratch.dir("said")?)?;
+        Ok(Self { process, name: name.to_owned() })
+    }
+
+    fn end(mut self) -> Result<Sent> {
+        let status = self.process.wait_exit(LONG)?;
+        let said = self.process.said()?;
+        ensure!(status.success(), "{} failed:\n{said}", self.name);
+        let line = said.lines().rev().find(|line| line.starts_with('{')).context("no summary")?;
+        let summary: serde_json::Value = serde_json::from_str(line)?;
+        let field = |name: &str| summary[name].as_u64().with_context(|| format!("{name} in {summary}"));
+        Ok(Sent {
+            events: field("events")?,
+            p99_ms: summary["ack_ms"]["p99"].as_f64().context("no p99")?,
+            errors: field("errors")? + field("reconnects")?,
+        })
+    }
+}
+
+/// Everything that a ledger names is below `files`, once, whatever groups it went through.
+fn verify(files: &Path, scratch: &Scratch, stream: &str, events: u64, ledger: bool) -> Result<()> {
+    let mut command = Command::new(loadgen_binary()?);
+    command.arg("verify").arg("--files").arg(files);
+    command.args(["--wait", "120", "--stream-prefix", stream, "--expect", &events.to_string()]);
+    if ledger {
+        command.arg("--ledger").arg(scratch.path().join(format!("{stream}.ledger")));
+    }
+    run(&mut command).map(drop)
+}
+
+#[test]
+fn revisions_are_taken_up_while_traffic_flows() {
+    Scratch::run("reconfigure", |scratch| {
+        let revisions = number("WEIR_TEST_REVISIONS", 12);
+        let mut cluster = Cluster::start(scratch)?;
+        let mut random = random::Random::new(number("WEIR_TEST_SEED", 6));
+
+        // The same load in quiet times, to compare with.
+        let seconds = (revisions * 8 / 10 / 2).clamp(5, 30);
+        let quiet = Steady::start(&cluster, scratch, "quiet", seconds)?.end()?;
+
+        let seconds = revisions * 8 / 10 + revisions / 4 + 4;
+        let busy = Steady::start(&cluster, scratch, "busy", seconds)?;
+        let load = Load {
+            port: cluster.forward().port(),
+            tag_prefix: "client".to_owned(),
+            tags: 3,
+            count: 400 * seconds,
+            stream: "go".to_owned(),
+            mode: Mode::Message,
+            ack: true,
+            event_time: true,
+        };
+        let mut client = Client::go().start(&load, &scratch.dir("clients")?)?;
+        let mut took = Vec::new();
+        for _ in 0..revisions {
+            let began = Instant::now();
+            cluster.certify(&random.names())?;
+            cluster.take_up(&random.topology(&cluster))?;
+            took.push(began.elapsed());
+            std::thread::sleep(PACE.saturating_sub(began.elapsed()));
+        }
+        let busy = busy.end()?;
+        Client::sent(&mut client, &load, LONG)?;
+        took.sort();
+        eprintln!(
+            "{revisions} revisions; p99 of acknowledgements {:.1} ms during changes, {:.1} ms in quiet times: ratio {:.2}; \
+             a revision was everywhere after {:?} (median), {:?} (most)",
+            busy.p99_ms,
+            quiet.p99_ms,
+            busy.p99_ms / quiet.p99_ms,
+            took[took.len() / 2],
+            took[took.len() - 1],
+        );
+        ensure!(busy.errors == 0, "{} errors or lost connections", busy.errors);
+        ensure!(busy.events == RATE * seconds, "{} events acknowledged", busy.events);
+        ensure!(metric(cluster.edge.1, "weir_edge_unrouted_events_total", &[]).unwrap_or(0.0) == 0.0);
+
+        // All groups again, so that whatever a log still holds has somewhere to go.
+        cluster.take_up(&cluster.topology())?;
+        verify(&cluster.files, scratch, "quiet", quiet.events, true)?;
+        verify(&cluster.files, scratch, "busy", busy.events, true)?;
+        verify(&cluster.files, scratch, "go", load.count, false)?;
+        cluster.stop()
+    });
+}
+
+#[test]
+fn broken_revisions_are_refused_and_the_one_before_runs_on() {
+    Scratch::run("refused", |scratch| {
+        let mut cluster = Cluster::start(scratch)?;
+        let good = cluster.topology();
+        let edge = cluster.edge.1;
+        let revision = cluster.revision()?;
+        for (count, broken) in (1_u32..).zip(broken::TOPOLOGIES) {
+            let text = broken.of(&good);
+            cluster.offer(&text)?;
+            until("the refusal", LONG, || {
+                let refused = metric(edge, "weir_config_refused_total", &[])?;
+                ensure!(refused == f64::from(count), "{refused} of {count} refused: {}", broken.what);
+                Ok(())
+            })?;
+            let said = cluster.edge.0.said()?;
+            ensure!(said.contains(broken.said), "no {:?} after {}:\n{said}", broken.said, broken.what);
+            ensure!(cluster.revision()? == revision, "{} was taken up", broken.what);
+        }
+        ensure!(broken::TOPOLOGIES.len() >= 30);
+        for sink in &mut cluster.sinks {
+            ensure!(sink.0.exited()?.is_none(), "a sink ended");
+        }
+        let sent = Steady::start(&cluster, scratch, "after", 1)?.end()?;
+        verify(&cluster.files, scratch, "after", sent.events, true)?;
+        cluster.take_up(&format!("{good}\n# again\n"))?;
+        ensure!(cluster.revision()? != revision, "a good revision was not taken up");
+        cluster.stop()
+    });
+}
+
+#[test]
+fn a_group_that_leaves_is_drained_and_taken_up_again() {
+    Scratch::run("drained", |scratch| {
+        let mut cluster = Cluster::start(scratch)?;
+        let edge = cluster.edge.1;
+        // Nobody takes what is for group c, so it stays in the log.
+        cluster.sinks[3].0.freeze()?;
+        let first = Steady::start(&cluster, scratch, "first", 1)?.end()?;
+        cluster.take_up_by_edge(&cluster.without_c())?;
+        ensure!(metric(edge, "weir_logs", &[("state", "draining")])? == 1.0, "group c is not drained");
+        ensure!(cluster.log_list()?.contains("draining"), "{}", cluster.log_list()?);
+        // Also after a restart, by the note beside the log.
+        ensure!(cluster.edge.0.stop(LONG)?.success());
+        cluster.restart_edge()?;
+        let edge = cluster.edge.1;
+        ensure!(metric(edge, "weir_logs", &[("state", "draining")])? == 1.0);
+        cluster.sinks[3].0.thaw()?;
+        until("the log to be drained", LONG, || {
+            let detached = metric(edge, "weir_logs", &[("state", "detached")])?;
+            ensure!(detached == 1.0, "{detached} logs are detached");
+            Ok(())
+        })?;
+        verify(&cluster.files, scratch, "first", first.events, true)?;
+        ensure!(cluster.log_list()?.contains("detached"), "{}", cluster.log_list()?);
+        // A group of the same id goes on with the same log.
+        cluster.take_up(&cluster.topology())?;
+        ensure!(metric(edge, "weir_logs", &[("state", "attached")])? == 3.0);
+        let second = Steady::start(&cluster, scratch, "second", 1)?.end()?;
+        verify(&cluster.files, scratch, "second", second.events, true)?;
+        cluster.stop()
+    });
+}
