@@ -33,6 +33,9 @@ if [ $build_only = no ]; then
   want python3 python3-venv unless "python3 -c 'import ensurepip, venv'"
   want golang-go unless "go version"
   want strace unless "strace -V"
+  # Networks and disks of the tests' own.
+  want util-linux mount unless "unshare --version && nsenter --version && setpriv --version && losetup --version && mount --version"
+  want iproute2 nftables e2fsprogs unless "ip -V && nft --version && command -v mkfs.ext4"
   want procps unless "pgrep --version"
 fi
 

@@ -27,6 +27,17 @@ impl Ranges {
         }
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `number` is in one of the ranges, which are [`Self::settle`]d.
+    pub(crate) fn contains(&self, number: u64) -> bool {
+        let after = self.0.partition_point(|range| range[0] <= number);
+        after > 0 && number <= self.0[after - 1][1]
+    }
+
     /// Sorts the ranges and joins those that touch.
     pub(crate) fn settle(&mut self) {
         self.0.sort_unstable();
@@ -47,6 +58,9 @@ pub(crate) struct StreamLedger {
     pub(crate) acked: Ranges,
     /// Sent, never acknowledged: the stores may hold these.
     pub(crate) maybe: Ranges,
+    /// Offered to a socket more than once, because a connection was lost before the acknowledgement came.
+    #[serde(default, skip_serializing_if = "Ranges::is_empty")]
+    pub(crate) resent: Ranges,
     /// Written whole to a socket by a run that asked for no acknowledgements; all of it is in `maybe` too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sent: Option<Ranges>,
@@ -87,6 +101,8 @@ mod tests {
         }
         ranges.settle();
         assert_eq!(ranges.0, [[0, 19], [30, 44], [70, 70]]);
+        let within: Vec<_> = [0, 19, 20, 29, 30, 44, 45, 70, 71].map(|n| ranges.contains(n)).into();
+        assert_eq!(within, [true, true, false, false, true, true, false, true, false]);
     }
 
     #[test]

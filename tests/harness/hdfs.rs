@@ -29,12 +29,13 @@ log4j.appender.out.layout.ConversionPattern=%d %p %c{1} %m%n
 /// The page directories that Hadoop's web servers want to see, even empty, before they start.
 const WEB_APPS: [&str; 2] = ["webapps/hdfs", "webapps/datanode"];
 
-/// A running file system on loopback ports, without authentication; logs and data lie in `hdfs/` of the scratch
+/// A running file system on free ports, without authentication; logs and data lie in `hdfs/` of the scratch
 /// directory.
 #[derive(Debug)]
 pub struct HdfsCluster {
     name_node: Process,
     data_nodes: Vec<Process>,
+    host: Ipv4Addr,
     rpc_port: u16,
     http: SocketAddr,
     conf: PathBuf,
@@ -47,12 +48,20 @@ impl HdfsCluster {
     /// # Errors
     /// If the jars are missing or a process does not come up; with the last lines of its log.
     pub fn start(scratch: &Scratch, data_nodes: usize) -> Result<HdfsCluster> {
+        HdfsCluster::start_at(scratch, data_nodes, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same at another address of this machine, such as [`crate::Network::HOME`].
+    ///
+    /// # Errors
+    /// See [`HdfsCluster::start`].
+    pub fn start_at(scratch: &Scratch, data_nodes: usize, host: Ipv4Addr) -> Result<HdfsCluster> {
         ensure!(data_nodes > 0, "a file system of no DataNodes");
         let logs = scratch.dir("hdfs")?;
         let [rpc_port, http_port] = ports()?;
-        let shared = shared_site(rpc_port, http_port, data_nodes);
+        let shared = shared_site(host, rpc_port, http_port, data_nodes);
 
-        let conf = configure(&scratch.dir("hdfs/name")?, rpc_port, &shared)?;
+        let conf = configure(&scratch.dir("hdfs/name")?, host, rpc_port, &shared)?;
         let name_node_class = "org.apache.hadoop.hdfs.server.namenode.NameNode";
         output(hadoop(&conf)?.args([name_node_class, "-format", "-nonInteractive"]))?;
         let mut serve = hadoop(&conf)?;
@@ -62,22 +71,22 @@ impl HdfsCluster {
         let mut processes = Vec::new();
         for node in 0..data_nodes {
             let name = format!("data-{node}");
-            let site = [data_node_site()?, shared.clone()].concat();
-            let conf = configure(&scratch.dir(&format!("hdfs/{name}"))?, rpc_port, &site)?;
+            let site = [data_node_site(host)?, shared.clone()].concat();
+            let conf = configure(&scratch.dir(&format!("hdfs/{name}"))?, host, rpc_port, &site)?;
             let mut serve = hadoop(&conf)?;
             serve.arg("org.apache.hadoop.hdfs.server.datanode.DataNode");
             processes.push(Process::start(&name, serve, &logs)?);
         }
-        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, http_port));
-        let mut cluster = HdfsCluster { name_node, data_nodes: processes, rpc_port, http, conf };
+        let http = SocketAddr::from((host, http_port));
+        let mut cluster = HdfsCluster { name_node, data_nodes: processes, host, rpc_port, http, conf };
         cluster.wait_serves()?;
         Ok(cluster)
     }
 
-    /// The file system's address: `hdfs://127.0.0.1:PORT`.
+    /// The file system's address: `hdfs://HOST:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("hdfs://127.0.0.1:{}", self.rpc_port)
+        format!("hdfs://{}:{}", self.host, self.rpc_port)
     }
 
     /// The NameNode's port for clients.
@@ -187,13 +196,13 @@ fn jmx(http: SocketAddr, service: &str, name: &str) -> Result<Value> {
 }
 
 /// Writes a process's configuration directory below its own directory, and gives its path.
-fn configure(dir: &Path, rpc_port: u16, site: &[(&str, String)]) -> Result<PathBuf> {
+fn configure(dir: &Path, host: Ipv4Addr, rpc_port: u16, site: &[(&str, String)]) -> Result<PathBuf> {
     let conf = dir.join("conf");
     for app in WEB_APPS {
         fs::create_dir_all(conf.join(app))?;
     }
     let place = |name: &str| dir.join(name).display().to_string();
-    let core = [("fs.defaultFS", format!("hdfs://127.0.0.1:{rpc_port}")), ("hadoop.tmp.dir", place("tmp"))];
+    let core = [("fs.defaultFS", format!("hdfs://{host}:{rpc_port}")), ("hadoop.tmp.dir", place("tmp"))];
     let places = [("dfs.namenode.name.dir", place("name")), ("dfs.datanode.data.dir", place("blocks"))];
     fs::write(conf.join("core-site.xml"), xml(&core))?;
     fs::write(conf.join("hdfs-site.xml"), xml(&[&places, site].concat()))?;
@@ -201,11 +210,16 @@ fn configure(dir: &Path, rpc_port: u16, site: &[(&str, String)]) -> Result<PathB
     Ok(conf)
 }
 
-fn shared_site(rpc_port: u16, http_port: u16, data_nodes: usize) -> Vec<(&'static str, String)> {
+fn shared_site(
+    host: Ipv4Addr,
+    rpc_port: u16,
+    http_port: u16,
+    data_nodes: usize,
+) -> Vec<(&'static str, String)> {
     let text = str::to_owned;
     vec![
-        ("dfs.namenode.rpc-address", format!("127.0.0.1:{rpc_port}")),
-        ("dfs.namenode.http-address", format!("127.0.0.1:{http_port}")),
+        ("dfs.namenode.rpc-address", format!("{host}:{rpc_port}")),
+        ("dfs.namenode.http-address", format!("{host}:{http_port}")),
         ("dfs.replication", data_nodes.min(3).to_string()),
         ("dfs.blocksize", (16 << 20).to_string()),
         ("dfs.permissions.enabled", text("false")),
@@ -219,10 +233,10 @@ fn shared_site(rpc_port: u16, http_port: u16, data_nodes: usize) -> Vec<(&'stati
     ]
 }
 
-fn data_node_site() -> Result<Vec<(&'static str, String)>> {
-    let address = || -> Result<String> { Ok(format!("127.0.0.1:{}", port()?)) };
+fn data_node_site(host: Ipv4Addr) -> Result<Vec<(&'static str, String)>> {
+    let address = || -> Result<String> { Ok(format!("{host}:{}", port()?)) };
     Ok(vec![
-        ("dfs.datanode.hostname", "127.0.0.1".to_owned()),
+        ("dfs.datanode.hostname", host.to_string()),
         ("dfs.datanode.address", address()?),
         ("dfs.datanode.http.address", address()?),
         ("dfs.datanode.ipc.address", address()?),

@@ -1,6 +1,7 @@
 //! A real Apache Kafka: brokers that are their own controllers (KRaft), each a process of its own.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,10 +27,11 @@ appender.out.layout.type=PatternLayout
 appender.out.layout.pattern=%d %p %c{1} %m%n
 ";
 
-/// Running brokers on loopback ports, without TLS; logs and data lie in `kafka/` of the scratch directory.
+/// Running brokers on free ports, without TLS; logs and data lie in `kafka/` of the scratch directory.
 #[derive(Debug)]
 pub struct KafkaCluster {
     brokers: Vec<Process>,
+    host: Ipv4Addr,
     ports: Vec<u16>,
 }
 
@@ -40,6 +42,14 @@ impl KafkaCluster {
     /// # Errors
     /// If the jars are missing or a broker does not come up; with the last lines of its log.
     pub fn start(scratch: &Scratch, brokers: usize) -> Result<KafkaCluster> {
+        KafkaCluster::start_at(scratch, brokers, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same at another address of this machine, such as [`crate::Network::HOME`].
+    ///
+    /// # Errors
+    /// See [`KafkaCluster::start`].
+    pub fn start_at(scratch: &Scratch, brokers: usize, host: Ipv4Addr) -> Result<KafkaCluster> {
         ensure!(brokers > 0, "a cluster of no brokers");
         let ports: Vec<_> = (0..brokers).map(|_| port()).collect::<Result<_>>()?;
         let controllers: Vec<_> = (0..brokers).map(|_| port()).collect::<Result<_>>()?;
@@ -48,7 +58,7 @@ impl KafkaCluster {
             let dir = scratch.dir(&format!("kafka/broker-{node}"))?;
             fs::write(dir.join("log4j2.properties"), LOGGING)?;
             let properties = dir.join("server.properties");
-            fs::write(&properties, server_properties(node, &ports, &controllers, &dir))?;
+            fs::write(&properties, server_properties(node, host, &ports, &controllers, &dir))?;
 
             let mut format = java("kafka", &dir, HEAP_MIB_MAX)?;
             format.args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]).arg(&properties);
@@ -58,15 +68,15 @@ impl KafkaCluster {
             serve.arg("-Dlog4j2.configurationFile=log4j2.properties").arg("kafka.Kafka").arg(&properties);
             processes.push(Process::start(&format!("kafka-{node}"), serve, &scratch.dir("kafka")?)?);
         }
-        let mut cluster = KafkaCluster { brokers: processes, ports };
+        let mut cluster = KafkaCluster { brokers: processes, host, ports };
         cluster.wait_all_serve()?;
         Ok(cluster)
     }
 
-    /// The bootstrap list: `127.0.0.1:PORT,...`, every broker.
+    /// The bootstrap list: `HOST:PORT,...`, every broker.
     #[must_use]
     pub fn bootstrap(&self) -> String {
-        let addresses: Vec<_> = self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let addresses: Vec<_> = self.ports.iter().map(|port| format!("{}:{port}", self.host)).collect();
         addresses.join(",")
     }
 
@@ -131,9 +141,9 @@ fn wait_serves(broker: &mut Process) -> Result<()> {
     broker.wait_for_line("Kafka Server started", START_TIMEOUT).map(drop)
 }
 
-fn server_properties(node: usize, ports: &[u16], controllers: &[u16], dir: &Path) -> String {
+fn server_properties(node: usize, host: Ipv4Addr, ports: &[u16], controllers: &[u16], dir: &Path) -> String {
     let voters: Vec<_> =
-        controllers.iter().enumerate().map(|(node, port)| format!("{node}@127.0.0.1:{port}")).collect();
+        controllers.iter().enumerate().map(|(node, port)| format!("{node}@{host}:{port}")).collect();
     let (port, controller) = (ports[node], controllers[node]);
     let replicas = ports.len().min(3);
     let in_sync = replicas.saturating_sub(1).max(1);
@@ -143,8 +153,8 @@ fn server_properties(node: usize, ports: &[u16], controllers: &[u16], dir: &Path
         "process.roles=broker,controller
 node.id={node}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{port}
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT

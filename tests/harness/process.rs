@@ -116,6 +116,20 @@ impl Process {
         self.signal(Signal::STOP)
     }
 
+    /// Waits until every thread of a frozen program stands still; the signal alone does not.
+    ///
+    /// # Errors
+    /// After `timeout`, or if the program is gone.
+    pub fn wait_frozen(&self, timeout: Duration) -> Result<()> {
+        until(&format!("{} to stand still", self.name), timeout, || {
+            for thread in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+                let stat = fs::read_to_string(thread?.path().join("stat"))?;
+                ensure!(stat.contains(") T "), "{stat}");
+            }
+            Ok(())
+        })
+    }
+
     /// SIGCONT: the end of a [`Process::freeze`].
     ///
     /// # Errors

@@ -85,6 +85,9 @@ pub(crate) struct SendArgs {
     /// Give a stream up after so long without progress.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     give_up: u64,
+    /// Leave a connection that owes acknowledgements and gives none for so long, for the next --to address.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    ack_timeout: u64,
     /// How the time of events is written.
     #[arg(long, value_enum, default_value_t = TimeForm::Eventtime)]
     time: TimeForm,
@@ -150,6 +153,7 @@ struct Shared {
     window: usize,
     chunk_events: u32,
     give_up: Duration,
+    ack_timeout: Duration,
     stream_prefix: String,
     tags: Vec<String>,
     records: Records,
@@ -173,6 +177,7 @@ impl Shared {
             window: args.window as usize,
             chunk_events: args.chunk_events,
             give_up: Duration::from_secs(args.give_up),
+            ack_timeout: Duration::from_secs(args.ack_timeout),
             stream_prefix: args.stream_prefix.clone(),
             tags: (0..args.tags).map(|number| format!("{}.{number}", args.tag_prefix)).collect(),
             records: Records::new(args.seed, args.event_bytes as usize, &first_stream, args.time),

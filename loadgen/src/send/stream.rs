@@ -63,6 +63,8 @@ pub(super) struct Stream {
     /// Since when something is owed (an acknowledgement, a connection, room to write) without progress.
     waiting_since: Option<Instant>,
     done: Ranges,
+    /// What was offered to more than one connection.
+    resent: Ranges,
 }
 
 impl Stream {
@@ -81,6 +83,7 @@ impl Stream {
             offered: 0,
             waiting_since: None,
             done: Ranges::default(),
+            resent: Ranges::default(),
         }
     }
 
@@ -89,13 +92,14 @@ impl Stream {
         let failure = self.send_all().await.err();
         let mut maybe = Ranges::default();
         self.open.iter().for_each(|chunk| maybe.add(chunk.first, u64::from(chunk.count)));
-        let mut ledger = StreamLedger { acked: self.done, maybe, sent: None };
+        let mut ledger = StreamLedger { acked: self.done, maybe, resent: self.resent, sent: None };
         if !self.shared.ack {
             let sent = std::mem::take(&mut ledger.acked);
             ledger.maybe.0.extend_from_slice(&sent.0);
             ledger.sent = Some(sent);
         }
-        for ranges in [Some(&mut ledger.acked), Some(&mut ledger.maybe), ledger.sent.as_mut()] {
+        let all = [&mut ledger.acked, &mut ledger.maybe, &mut ledger.resent];
+        for ranges in all.into_iter().map(Some).chain([ledger.sent.as_mut()]) {
             ranges.into_iter().for_each(Ranges::settle);
         }
         (self.name, ledger, failure)
@@ -106,7 +110,9 @@ impl Stream {
         let mut attempt = 0;
         while !self.finished() {
             let before = (self.next, self.open.len());
-            self.offered = 0;
+            for chunk in self.open.iter().take(std::mem::take(&mut self.offered)) {
+                self.resent.add(chunk.first, u64::from(chunk.count));
+            }
             let fault = match self.connect_and_converse(attempt).await {
                 Ok(End::Done) => return Ok(()),
                 Ok(End::Stopped) => bail!("{}: stopped", self.name),
@@ -161,6 +167,7 @@ impl Stream {
         let mut stop = self.stop.clone();
         let mut input = Vec::new();
         let mut written = 0;
+        let mut heard = Instant::now();
         if self.open.is_empty() {
             self.waiting_since = None;
         }
@@ -174,11 +181,16 @@ impl Stream {
                 let _ = writer.shutdown().await;
                 return Ok(End::Done);
             }
-            let wake = self.wake(output.is_empty());
+            if self.offered == 0 {
+                heard = Instant::now();
+            }
+            let silent_at = heard + self.shared.ack_timeout;
+            let wake = self.wake(output.is_empty()).min(silent_at);
             tokio::select! {
                 read = reader.read_buf(&mut input) => {
                     ensure!(read? > 0, "closed by the peer with {} chunks open", self.open.len());
                     self.take_acks(&mut input)?;
+                    heard = Instant::now();
                 }
                 wrote = writer.write(&output[written..]), if written < output.len() => {
                     let wrote = wrote?;
@@ -188,6 +200,7 @@ impl Stream {
                 () = sleep_until(wake.into()) => {
                     let overdue = self.waiting_since.is_some_and(|since| since.elapsed() >= self.shared.give_up);
                     ensure!(!overdue, "no progress for {:?}", self.shared.give_up);
+                    ensure!(Instant::now() < silent_at, "no acknowledgement for {:?}", self.shared.ack_timeout);
                 }
                 _ = stop.wait_for(|stop| *stop) => return Ok(End::Stopped),
             }

@@ -222,6 +222,10 @@ fn lost_connections_resend_the_same_chunks() {
         let summary = &outcome.summary;
         assert!(summary.errors >= 2 && summary.reconnects >= 2, "{summary:?}");
         assert!(outcome.ledger.streams.values().all(|stream| stream.acked.0 == [[0, 249]]));
+        assert!(
+            outcome.ledger.streams.values().all(|stream| stream.resent.contains(0)),
+            "all met the failing"
+        );
     }
 }
 
@@ -259,6 +263,19 @@ fn gives_up_in_time_and_says_what_is_open() {
     let stream = &outcome.ledger.streams["s-0"];
     assert!(stream.acked.0.is_empty());
     assert_eq!(stream.maybe.0, [[0, 299]]);
+}
+
+#[test]
+fn leaves_a_connection_that_does_not_acknowledge() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (sound, seen) = listen(0);
+    let outcome = send(&format!(
+        "--to {} --to {sound} --ack --events 1000 --connections 1 --chunk-events 100 --window 3 --ack-timeout 1",
+        silent.local_addr().unwrap()
+    ));
+    assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+    seen.lock().assert_whole(1000);
+    assert_eq!(outcome.ledger.streams["s-0"].resent.0, [[0, 299]]);
 }
 
 #[test]

@@ -15,17 +15,20 @@ use super::{
 /// Bytes asked for at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// Shows all events below `url` (`hdfs://host:port/directory`) to `judge`.
+/// Shows all events below `url` (`hdfs://host:port/directory`) to `judge`; none if it is `missing_ok` and not there.
 ///
 /// # Errors
 /// Something cannot be read; `NotFound` when it went away meanwhile, which is worth another try.
-pub(crate) fn read(url: &str, judge: &mut Judge<'_>) -> anyhow::Result<()> {
+pub(crate) fn read(url: &str, missing_ok: bool, judge: &mut Judge<'_>) -> anyhow::Result<()> {
     let (cluster, root) = split(url)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let client = {
         let _guard = runtime.enter();
         ClientBuilder::new().with_url(cluster).build().context("cannot make an HDFS client")?
     };
+    if missing_ok && !runtime.block_on(is_there(&client, root)).with_context(|| root.to_owned())? {
+        return Ok(());
+    }
     let mut found = runtime.block_on(list(&client, root))?;
     found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     for (path, form) in found {
@@ -43,6 +46,13 @@ fn split(url: &str) -> anyhow::Result<(&str, &str)> {
     let end = url.len() - rest.find('/').map_or(0, |slash| rest.len() - slash);
     let path = url[end..].trim_end_matches('/');
     Ok((&url[..end], if path.is_empty() { "/" } else { path }))
+}
+
+async fn is_there(client: &Client, path: &str) -> io::Result<bool> {
+    match client.get_file_info(path).await.map_err(plain) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        info => info.map(|_| true),
+    }
 }
 
 async fn list(client: &Client, root: &str) -> anyhow::Result<Vec<(String, Form)>> {

@@ -179,6 +179,7 @@ pub(crate) struct Judge<'a> {
     /// For each stream of the ledger, what was sent of it at all; empty without a ledger.
     sent: HashMap<&'a str, Vec<[u64; 2]>>,
     seen: HashMap<String, RangeSet>,
+    doubled_resent: u64,
     /// By minutes since 1970.
     minutes: BTreeMap<i64, Minute>,
     events: u64,
@@ -201,6 +202,7 @@ impl<'a> Judge<'a> {
             expected,
             sent: streams.map(|(name, stream)| (name.as_str(), sent_of(stream))).collect(),
             seen: HashMap::new(),
+            doubled_resent: 0,
             minutes: BTreeMap::new(),
             events: 0,
             unjudged: 0,
@@ -278,6 +280,8 @@ impl<'a> Judge<'a> {
             None => self.seen.entry(stream.to_owned()).or_default().insert(seq),
         };
         if !fresh {
+            let stream_sent = self.expected.ledger.as_ref().and_then(|ledger| ledger.streams.get(stream));
+            self.doubled_resent += u64::from(stream_sent.is_some_and(|sent| sent.resent.contains(seq)));
             self.find(Fault::Doubled, stream, seq, place);
         }
     }
@@ -324,6 +328,7 @@ impl<'a> Judge<'a> {
             unjudged: self.unjudged,
             lost: self.findings.count(Fault::Lost),
             doubled: self.findings.count(Fault::Doubled),
+            doubled_resent: self.doubled_resent,
             altered: self.findings.count(Fault::Altered),
             foreign: self.findings.count(Fault::Foreign),
             hash: format!("{:032x}", self.hash),

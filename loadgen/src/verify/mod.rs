@@ -19,7 +19,7 @@ use self::{
     kafka::Topics,
     report::Report,
 };
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Ranges};
 
 mod files;
 mod hdfs;
@@ -60,6 +60,9 @@ pub(crate) struct VerifyArgs {
     /// Read files, as with --files, below this directory of HDFS.
     #[arg(long, value_name = "hdfs://HOST:PORT/DIR")]
     hdfs: Vec<String>,
+    /// Take a directory of --files or --hdfs that is not there for an empty one.
+    #[arg(long)]
+    missing_ok: bool,
     /// Expect so many events in all.
     #[arg(long, value_name = "EVENTS")]
     expect: Option<u64>,
@@ -121,8 +124,8 @@ fn expectation(args: &VerifyArgs) -> anyhow::Result<Expectation> {
             let stream = ledger.streams.entry(name).or_default();
             stream.acked.0.extend(more.acked.0);
             stream.maybe.0.extend(more.maybe.0);
-            stream.acked.settle();
-            stream.maybe.settle();
+            stream.resent.0.extend(more.resent.0);
+            [&mut stream.acked, &mut stream.maybe, &mut stream.resent].into_iter().for_each(Ranges::settle);
         }
     }
     Ok(Expectation {
@@ -178,7 +181,9 @@ fn is_gone(error: &anyhow::Error) -> bool {
 
 fn read(args: &VerifyArgs, judge: &mut Judge<'_>) -> anyhow::Result<()> {
     for directory in &args.files {
-        files::read(directory, judge)?;
+        if directory.exists() || !args.missing_ok {
+            files::read(directory, judge)?;
+        }
     }
     if let Some(bootstrap) = &args.kafka {
         let topics = match &args.topic_prefix {
@@ -188,7 +193,7 @@ fn read(args: &VerifyArgs, judge: &mut Judge<'_>) -> anyhow::Result<()> {
         kafka::read(bootstrap, &topics, judge)?;
     }
     for url in &args.hdfs {
-        hdfs::read(url, judge)?;
+        hdfs::read(url, args.missing_ok, judge)?;
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ pub(crate) struct Report {
     pub(crate) lost: u64,
     /// Events beyond the first of the same stream and number.
     pub(crate) doubled: u64,
+    /// Of these, events that their sender had offered more than once, as the ledger says.
+    pub(crate) doubled_resent: u64,
     /// Events whose sum differs, and places that cannot be read.
     pub(crate) altered: u64,
     /// Events of known streams that nobody sent, and events beyond the expected total.
@@ -55,6 +57,9 @@ impl fmt::Display for Report {
             "{} lost, {} doubled, {} altered, {} foreign",
             self.lost, self.doubled, self.altered, self.foreign
         )?;
+        if self.doubled_resent > 0 {
+            write!(out, "; {} of the doubled were resent by their sender", self.doubled_resent)?;
+        }
         writeln!(out, "\nhash {}", self.hash)?;
         for finding in &self.examples {
             writeln!(out, "{finding}")?;

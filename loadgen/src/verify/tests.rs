@@ -234,3 +234,25 @@ fn wrong_use_is_refused() {
         Cli::try_parse_from(["verify", "--files", "x", "--ledger", "/nonexistent/ledger"]).unwrap().args;
     assert_eq!(format!("{:?}", command(args).unwrap()), format!("{:?}", ExitCode::from(2)));
 }
+
+#[test]
+fn doubles_of_resent_chunks_are_told_apart() {
+    let content = [numbers("s-0", 0..10), numbers("s-0", 2..5), numbers("s-0", 8..9)].concat();
+    let dir = tree(&[("a.jsonl", content.as_bytes())]);
+    let path = ledger(
+        &dir,
+        &json!({"streams": {"s-0": {"acked": [[0, 9]], "maybe": [], "resent": [[0, 3], [6, 7]]}}}),
+    );
+    let report = report(&dir, &["--ledger", &path]);
+    assert_eq!((report.doubled, report.doubled_resent, report.lost), (4, 2, 0));
+    assert!(!report.is_fine());
+}
+
+#[test]
+fn a_missing_directory_is_empty_where_that_is_asked_for() {
+    let dir = tree(&[("a/1.jsonl", numbers("s-0", 0..3).as_bytes())]);
+    let [there, missing] = ["a", "b"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    let options = ["--files", &there, "--files", &missing, "--expect", "3"];
+    assert!(verify(&parse(&options), &Expectation::default()).is_err());
+    assert!(report_of(&[&options[..], &["--missing-ok"]].concat()).is_fine());
+}
