@@ -98,7 +98,7 @@ impl Disk {
             match ballast.write(&piece) {
                 Ok(_) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-                    piece.truncate(piece.len() / 2)
+                    piece.truncate(piece.len() / 2);
                 }
                 Err(error) => return Err(error.into()),
             }
