@@ -165,6 +165,8 @@ pub struct Collector {
     next_part: u64,
     recent: HashSet<PartId>,
     recent_order: VecDeque<PartId>,
+    // Of parts below this number it is not known here whether they were committed.
+    forgotten: u64,
     draining: bool,
     outputs: VecDeque<CollectorOutput>,
 }
@@ -188,6 +190,7 @@ impl Collector {
             next_part: 0,
             recent: HashSet::new(),
             recent_order: VecDeque::new(),
+            forgotten: 0,
             draining: false,
             outputs: VecDeque::new(),
         }
@@ -322,6 +325,15 @@ impl Collector {
             self.promised(log, &part);
             return;
         }
+        // One of this life's that is neither at work nor committed was given up: its id is dead, and the store never
+        // heard of it. Asking the store would fence this very life.
+        if part.sink == self.sink
+            && part.incarnation == self.incarnation
+            && (self.forgotten..self.next_part).contains(&part.number)
+        {
+            self.control(log, ToEdge::Resolved { part, resolution: Resolution::Void });
+            return;
+        }
         self.outputs.push_back(CollectorOutput::Resolve { log: log.clone(), part, token });
     }
 
@@ -344,6 +356,7 @@ impl Collector {
         if self.recent_order.len() > RECENT_PARTS
             && let Some(old) = self.recent_order.pop_front()
         {
+            self.forgotten = self.forgotten.max(old.number + 1);
             self.recent.remove(&old);
         }
         self.discard(done.keys);
