@@ -1,45 +1,28 @@
 //! The main job with real processes and real stores: senders to edges to sinks to Kafka, HDFS and files.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use weir_tests::{
-    Client, HdfsCluster, KafkaCluster, Load, Mode, Process, Scratch, connections, loadgen_binary, metric,
-    ports, until, weir_binary,
+    Client, HdfsCluster, KafkaCluster, Load, Mode, Node, Scratch, Site, connections, loadgen_binary, metric,
+    port, ports, run, scrape, until,
 };
 
-const READY: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(240);
-
-/// Runs a command to its end and gives what it printed.
-fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "{command:?} failed: {text}{}", String::from_utf8_lossy(&output.stderr));
-    Ok(text)
-}
 
 /// Two edges and five sinks of three groups, each a process, with mutual TLS between them.
 struct Cluster {
-    edges: Vec<(Process, SocketAddr, SocketAddr)>,
-    sinks: Vec<(Process, SocketAddr)>,
+    edges: Vec<Node>,
+    sinks: Vec<Node>,
     files: PathBuf,
 }
 
 impl Cluster {
-    fn start(scratch: &Scratch, kafka: &KafkaCluster, hdfs: &HdfsCluster) -> Result<Self> {
+    fn start(scratch: &Scratch, kafka: &KafkaCluster, hdfs: &str) -> Result<Self> {
         let names = ["kafka-1", "kafka-2", "hdfs-1", "hdfs-2", "files-1"];
         let links = ports::<5>()?;
-        let tls = scratch.dir("tls")?;
-        run(Command::new(weir_binary()?).args(["ca", "init"]).arg(&tls))?;
-        run(Command::new(weir_binary()?)
-            .args(["ca", "issue"])
-            .arg(&tls)
-            .args(["edge-1", "edge-2"])
-            .args(names))?;
         let files = scratch.dir("files")?;
         let sink = |index: usize| {
             format!(
@@ -49,10 +32,8 @@ impl Cluster {
                 links[index]
             )
         };
-        scratch.write(
-            "topology.toml",
-            format!(
-                r#"version = 1
+        let topology = format!(
+            r#"version = 1
 [cluster]
 name = "main-job"
 [[edge]]
@@ -96,43 +77,19 @@ groups = ["files", "kafka"]
 match = "**"
 groups = ["kafka"]
 "#,
-                sink(0),
-                sink(1),
-                kafka.bootstrap(),
-                sink(2),
-                sink(3),
-                hdfs.url(),
-                sink(4),
-                files.display(),
-            ),
-        )?;
-        let logs = scratch.dir("said")?;
-        let node = |name: &str, role: &str, listen: &str| -> Result<Process> {
-            let file = scratch.write(
-                &format!("{name}.toml"),
-                format!(
-                    "name = \"{name}\"\nrole = \"{role}\"\nrack = \"r1\"\ndata_dir = \"data-{name}\"\n\
-                     topology = \"topology.toml\"\n[listen]\nmetrics = \"127.0.0.1:0\"\n{listen}\n\
-                     [tls]\nca = \"tls/ca.crt\"\ncert = \"tls/{name}.crt\"\nkey = \"tls/{name}.key\"\n"
-                ),
-            )?;
-            let mut command = Command::new(weir_binary()?);
-            command.arg(role).arg("--config").arg(file);
-            Process::start(name, command, &logs)
-        };
-        let mut sinks = Vec::new();
-        for name in names {
-            let mut process = node(name, "sink", "")?;
-            let metrics = process.wait_ready(READY)?.addr("metrics")?;
-            sinks.push((process, metrics));
-        }
-        let mut edges = Vec::new();
-        for name in ["edge-1", "edge-2"] {
-            let mut process = node(name, "edge", "forward = \"127.0.0.1:0\"")?;
-            let ready = process.wait_ready(READY)?;
-            let (forward, metrics) = (ready.addr("forward")?, ready.addr("metrics")?);
-            edges.push((process, forward, metrics));
-        }
+            sink(0),
+            sink(1),
+            kafka.bootstrap(),
+            sink(2),
+            sink(3),
+            hdfs,
+            sink(4),
+            files.display(),
+        );
+        let all = [&names[..], &["edge-1", "edge-2"]].concat();
+        let site = Site::new(scratch, &topology, &all)?;
+        let sinks = names.iter().map(|name| site.sink(name)).collect::<Result<_>>()?;
+        let edges = ["edge-1", "edge-2"].map(|name| site.edge(name)).into_iter().collect::<Result<_>>()?;
         Ok(Self { edges, sinks, files })
     }
 
@@ -141,8 +98,8 @@ groups = ["kafka"]
         let mut command = Command::new(loadgen_binary()?);
         command.arg("send").args(["--ack", "--events", &events.to_string(), "--tags", &tags.to_string()]);
         command.args(["--tag-prefix", name, "--stream-prefix", name]).arg("--ledger").arg(&ledger);
-        for (_, forward, _) in &self.edges {
-            command.args(["--to", &forward.to_string()]);
+        for edge in &self.edges {
+            command.args(["--to", &edge.forward()?.to_string()]);
         }
         run(&mut command)?;
         Ok(ledger)
@@ -164,7 +121,7 @@ fn every_event_is_once_in_each_store_of_its_route() {
     Scratch::run("main-job", |scratch| {
         let kafka = KafkaCluster::start(scratch, 1)?;
         let mut hdfs = HdfsCluster::start(scratch, 1)?;
-        let mut cluster = Cluster::start(scratch, &kafka, &hdfs)?;
+        let mut cluster = Cluster::start(scratch, &kafka, &hdfs.url())?;
         let files = cluster.files.display().to_string();
         let directory = format!("{}/logs", hdfs.url());
 
@@ -182,8 +139,8 @@ fn every_event_is_once_in_each_store_of_its_route() {
             "topics",
             50_000,
         )?;
-        for (process, _) in &cluster.sinks[..2] {
-            let open = connections(process.pid(), kafka.ports()[0])?;
+        for sink in &cluster.sinks[..2] {
+            let open = connections(sink.process.pid(), kafka.ports()[0])?;
             ensure!(open <= 2, "{open} connections to one broker; brokers + bootstrap are 2");
         }
 
@@ -192,7 +149,7 @@ fn every_event_is_once_in_each_store_of_its_route() {
             [Client::python(), Client::node(), Client::go()].into_iter().zip(["py", "js", "go"])
         {
             let load = Load {
-                port: cluster.edges[0].1.port(),
+                port: cluster.edges[0].forward()?.port(),
                 tag_prefix: "client".to_owned(),
                 tags: 3,
                 count: 2_000,
@@ -209,54 +166,86 @@ fn every_event_is_once_in_each_store_of_its_route() {
         // What waited for HDFS has come, once.
         verify(&["--hdfs", &directory], Some(&ledger), "app", 1_000_000)?;
 
-        for (edge, _, metrics) in &mut cluster.edges {
+        for edge in &mut cluster.edges {
             until("the edge's logs to be empty", LONG, || -> Result<()> {
-                let waiting = metric(*metrics, "weir_dispatch_promised_parts", &[])?;
+                let waiting = metric(edge.metrics, "weir_dispatch_promised_parts", &[])?;
                 ensure!(waiting == 0.0, "{waiting} parts are promised");
                 Ok(())
             })?;
-            ensure!(edge.stop(READY)?.success(), "an edge did not stop in good order");
+            edge.stop()?;
         }
-        for (sink, _) in &mut cluster.sinks {
-            ensure!(sink.stop(READY)?.success(), "a sink did not stop in good order");
-        }
-        Ok(())
+        cluster.sinks.iter_mut().try_for_each(Node::stop)
     });
 }
 
-/// One round takes about a minute; `WEIR_TEST_ROUNDS` asks for more than one.
+/// One round takes half a minute; `WEIR_TEST_ROUNDS` asks for more than one.
 fn rounds() -> usize {
     std::env::var("WEIR_TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
+/// Waits until an edge has promised a part: from then on, and until the store has spoken, that part is in doubt.
+fn promised(edge: &Node) -> Result<()> {
+    until("a promise", LONG, || -> Result<()> {
+        let parts = metric(edge.metrics, "weir_dispatch_promised_parts", &[("group", "kafka")])?;
+        ensure!(parts > 0.0, "{parts} parts are promised");
+        Ok(())
+    })
+}
+
+/// Parts that sinks have settled for others, or for their own former lives.
+fn settled(sinks: &[Node]) -> Result<f64> {
+    let outcomes = ["resolved_committed", "resolved_void", "resolved_partial"];
+    let of = |sink: &Node| -> Result<f64> {
+        let metrics = scrape(sink.metrics)?;
+        Ok(outcomes
+            .iter()
+            .filter_map(|outcome| metrics.get("weir_parts_total", &[("outcome", outcome)]))
+            .sum())
+    };
+    sinks.iter().map(of).sum()
+}
+
+// The broker stands still while a part is being committed, so that whoever is killed then leaves it in doubt; and it
+// goes on afterwards with whatever had reached it, a late commit too.
 #[test]
-#[ignore = "a second kill of a Kafka sink may leave its parts unsettled for minutes; see tests/README.md"]
 fn a_killed_sink_and_a_killed_edge_lose_and_double_nothing() {
     Scratch::run("killed", |scratch| {
-        let kafka = KafkaCluster::start(scratch, 1)?;
-        let hdfs = HdfsCluster::start(scratch, 1)?;
-        let mut cluster = Cluster::start(scratch, &kafka, &hdfs)?;
+        let mut kafka = KafkaCluster::start(scratch, 1)?;
+        // No event goes to HDFS here: its sinks wait for a store that is not there, and disturb nobody.
+        let mut cluster = Cluster::start(scratch, &kafka, &format!("hdfs://127.0.0.1:{}", port()?))?;
         let bootstrap = kafka.bootstrap();
         for round in 0..rounds() {
             let name = format!("kill{round}");
-            let send = |tag: &str| cluster.send(scratch, tag, 100_000, 20);
-            let before = send(&name)?;
-            // Whatever it was doing, it is gone; the other member settles its parts.
-            cluster.sinks[0].0.kill_9()?;
-            let during = cluster.send(scratch, &format!("{name}b"), 20_000, 20)?;
-            cluster.sinks[0].0.restart()?;
-            cluster.sinks[0].0.wait_ready(READY)?;
-            let topics = ["--kafka", &bootstrap, "--topic-prefix", "weir-kill"];
-            verify(&topics, Some(&before), &format!("{name}-"), 100_000)?;
-            verify(&topics, Some(&during), &format!("{name}b-"), 20_000)?;
+            let topics = ["--kafka", &bootstrap, "--topic-prefix", &format!("weir-{name}")];
+            // The first has topics made, and connections.
+            let before = cluster.send(scratch, &name, 50_000, 20)?;
+            verify(&topics, Some(&before), &format!("{name}-"), 50_000)?;
 
-            let durable = cluster.send(scratch, &format!("{name}c"), 50_000, 20)?;
+            kafka.broker(0)?.freeze()?;
+            let during = cluster.send(scratch, &format!("{name}b"), 50_000, 20)?;
+            promised(&cluster.edges[0])?;
+            cluster.sinks[0].process.kill_9()?;
+            let after = cluster.send(scratch, &format!("{name}c"), 20_000, 20)?;
+            kafka.broker(0)?.thaw()?;
+            if round % 2 == 0 {
+                // The other member settles what it left.
+                until("parts to be settled", LONG, || -> Result<()> {
+                    ensure!(settled(&cluster.sinks[1..2])? > 0.0, "none yet");
+                    Ok(())
+                })?;
+            }
+            cluster.sinks[0].restart()?;
+            verify(&topics, Some(&during), &format!("{name}b-"), 50_000)?;
+            verify(&topics, Some(&after), &format!("{name}c-"), 20_000)?;
+
+            kafka.broker(0)?.freeze()?;
+            let durable = cluster.send(scratch, &format!("{name}d"), 50_000, 20)?;
             let edge = &mut cluster.edges[round % 2];
-            edge.0.kill_9()?;
-            edge.0.restart()?;
-            let ready = edge.0.wait_ready(READY)?;
-            (edge.1, edge.2) = (ready.addr("forward")?, ready.addr("metrics")?);
-            verify(&topics, Some(&durable), &format!("{name}c-"), 50_000)?;
+            promised(edge)?;
+            edge.process.kill_9()?;
+            kafka.broker(0)?.thaw()?;
+            edge.restart()?;
+            verify(&topics, Some(&durable), &format!("{name}d-"), 50_000)?;
         }
         Ok(())
     });

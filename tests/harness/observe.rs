@@ -87,10 +87,22 @@ pub fn connections(pid: u32, port: u16) -> Result<usize> {
 /// # Errors
 /// If the process is gone.
 pub fn rss(pid: u32) -> Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// The most resident memory that a process ever had, in bytes.
+///
+/// # Errors
+/// If the process is gone.
+pub fn peak_rss(pid: u32) -> Result<u64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, which: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmRSS: it has ended")?;
-    Ok(kib.trim().parse::<u64>()? * 1024)
+    let line = status.lines().find_map(|line| line.strip_prefix(which));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kib.with_context(|| format!("no {which} it has ended"))?.trim().parse::<u64>()? * 1024)
 }
 
 /// The inodes of a `/proc/net/tcp` table's established connections to a remote port.
