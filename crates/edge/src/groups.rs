@@ -163,7 +163,8 @@ impl Groups {
     pub(crate) async fn stop(&mut self, deadline: Instant) {
         let running = std::mem::take(&mut self.running);
         for group in running.values() {
-            group.shipper.wait_empty(*group.log.durable().borrow(), deadline).await;
+            let durable = *group.log.durable().borrow();
+            group.shipper.wait_empty(durable, deadline).await;
         }
         for group in running.into_values() {
             group.shipper.stop().await;

@@ -1,11 +1,13 @@
 //! The edge: takes Fluentd Forward from senders, makes it durable, and hands it to the sinks.
 //!
-//! Read downwards along the data's path: [`intake`](mod@intake) reads a connection, routes each batch and appends it to its
-//! groups' logs, and acknowledges when the disks have it; [`ship`](mod@ship) drives one group's dispatcher: log to sinks,
-//! promises to journal, commits to trimming.
+//! Read downwards along the data's path: [`door`](mod@door) lets senders in, [`connection`](mod@connection) reads one of
+//! them, [`intake`](mod@intake) routes each batch and appends it to its groups' logs, and acknowledges when the disks have
+//! it; [`ship`](mod@ship) drives one group's dispatcher: log to sinks, promises to journal, commits to trimming.
 //!
 //! Left out on purpose: what a record holds, and every store.
 
+mod connection;
+mod door;
 mod groups;
 mod intake;
 mod note;
@@ -13,16 +15,13 @@ mod plan;
 mod session;
 mod ship;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use weir_link::{Dialer, Identity, Settings};
 use weir_model::{GroupId, NodeId};
@@ -33,9 +32,12 @@ use weir_transit::DispatcherStatus;
 
 pub use crate::note::{LogNote, LogState};
 
+use crate::door::Listeners;
 use crate::groups::{Groups, Shared};
 use crate::intake::Intake;
 use crate::plan::Plan;
+
+pub use crate::door::{ListenError, SettingsError, TlsError};
 
 /// How long a stopping edge waits for its sinks to take what lies in its logs. The rest stays there, durable.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -60,17 +62,9 @@ pub struct EdgeSettings {
 /// Why an edge does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address for senders cannot be listened on.
-    #[error(
-        "cannot listen on {address} for senders; is another process there, or is the address not this host's?"
-    )]
-    Listen {
-        /// As configured.
-        address: String,
-        /// The system's word.
-        #[source]
-        source: std::io::Error,
-    },
+    /// A listener for senders cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// A group log does not open.
     #[error("the log of group {group} does not open")]
     Log {
@@ -133,9 +127,8 @@ pub struct GroupStatus {
 
 /// A running edge.
 pub struct Edge {
-    forward: SocketAddr,
+    listeners: Mutex<Listeners>,
     stop: CancellationToken,
-    intake: TaskTracker,
     plan: Arc<ArcSwap<Plan>>,
     groups: Arc<Mutex<Groups>>,
     dialer: Arc<Dialer>,
@@ -152,51 +145,49 @@ impl Edge {
         tags: TagTable,
         health: &Health,
     ) -> Result<Self, StartError> {
-        let listener = TcpListener::bind(&settings.forward)
-            .await
-            .map_err(|source| StartError::Listen { address: settings.forward.clone(), source })?;
-        let forward = listener
-            .local_addr()
-            .map_err(|source| StartError::Listen { address: settings.forward.clone(), source })?;
         let dialer = Arc::new(Dialer::new(&settings.identity, settings.link.clone())?);
         let groups = Groups::new(Shared {
-            edge: settings.name,
+            edge: settings.name.clone(),
             rack: settings.rack,
             logs: settings.data_dir.join("logs"),
             dialer: dialer.clone(),
             health: health.clone(),
         });
+        let plan = Arc::new(ArcSwap::from_pointee(Plan::empty()?));
+        let intake = Arc::new(Intake::new(plan.clone(), tags));
+        let listeners = Listeners::new(settings.name, settings.forward, intake, &topology.forward);
         let edge = Self {
-            forward,
+            listeners: Mutex::new(listeners),
             stop: CancellationToken::new(),
-            intake: TaskTracker::new(),
-            plan: Arc::new(ArcSwap::from_pointee(Plan::empty()?)),
+            plan,
             groups: Arc::new(Mutex::new(groups)),
             dialer,
         };
         edge.apply(topology).await?;
         edge.groups.lock().await.find_others().await;
         tokio::spawn(groups::close_drained(edge.groups.clone(), edge.stop.clone()));
-        let intake = Arc::new(Intake::new(edge.plan.clone(), tags));
-        edge.intake.spawn(intake::accept(intake, listener, edge.stop.clone(), edge.intake.clone()));
         Ok(edge)
     }
 
     /// Goes on with another topology, while traffic flows: all of it, or nothing.
     ///
     /// Each batch is routed by one topology as a whole. Logs of new groups are opened first; logs of groups that are
-    /// gone are delivered and then closed, and a group of the same id takes its log up again.
+    /// gone are delivered and then closed, and a group of the same id takes its log up again. Listeners open, change and
+    /// close while senders are connected.
     ///
     /// # Errors
-    /// Why nothing was changed: a wrong route, or a log that does not open.
+    /// Why nothing was changed: a wrong route, a log or a listener that does not open.
     pub async fn apply(&self, topology: &Topology) -> Result<Applied, StartError> {
         let router = plan::router(topology)?;
+        let mut listeners = self.listeners.lock().await;
+        let prepared = listeners.prepare(&topology.forward).await?;
         let mut groups = self.groups.lock().await;
         let opened = groups.open(topology).await?;
         // From here on nothing can fail.
         let applied = groups.take(topology, opened);
         let plan = Plan::new(router, topology.routes.len(), &groups.targets(topology));
         self.plan.store(Arc::new(plan));
+        listeners.commit(prepared);
         Ok(applied)
     }
 
@@ -210,18 +201,21 @@ impl Edge {
         self.groups.lock().await.status()
     }
 
-    /// Where senders connect; tells the port where 0 was asked for.
-    #[must_use]
-    pub fn forward(&self) -> SocketAddr {
-        self.forward
+    /// Where senders connect: the first listener. It tells the port where 0 was asked for.
+    pub async fn forward(&self) -> String {
+        self.listeners().await.into_iter().next().map_or_else(|| "-".to_owned(), |(_, place)| place)
+    }
+
+    /// Names and places of all listeners.
+    pub async fn listeners(&self) -> Vec<(String, String)> {
+        self.listeners.lock().await.addresses()
     }
 
     /// Stops in good order: takes nothing more, finishes and acknowledges what was taken, gives the sinks a
     /// moment to commit, closes the logs.
     pub async fn stop(self) {
+        self.listeners.into_inner().stop().await;
         self.stop.cancel();
-        self.intake.close();
-        self.intake.wait().await;
         self.groups.lock().await.stop(tokio::time::Instant::now() + DRAIN_MAX).await;
         self.dialer.close(0, "the edge stops").await;
     }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha512};
 use subtle::ConstantTimeEq;
+use weir_model::Network;
 
 use crate::frame::{Frame, Framer};
-use crate::network::Network;
 use crate::scan::text;
 use crate::session::{Limits, Session};
 

@@ -14,7 +14,6 @@ pub mod unpack;
 mod frame;
 mod json;
 mod message;
-mod network;
 mod outcome;
 mod pack;
 mod session;
@@ -22,7 +21,6 @@ mod sieve;
 mod tally;
 
 pub use message::{CHUNK_BYTES_MAX, TAG_BYTES_MAX};
-pub use network::{Network, NetworkError};
 pub use outcome::{Batch, Event, Fault, Reason, Refused, Skips, Violation};
 pub use session::{Limits, Session};
 pub use tally::MINUTES_MAX;

@@ -6,8 +6,10 @@
 
 mod batch;
 mod names;
+mod network;
 mod ranges;
 
 pub use batch::{BatchHeader, BatchId, ChunkIdentity, Encoding, HeaderError, LogId, MinuteTally};
 pub use names::{Epoch, GroupId, Incarnation, NameError, NodeId, PartId, Seq};
+pub use network::{Network, NetworkError};
 pub use ranges::SeqRanges;

@@ -45,6 +45,18 @@ catalogue! {
         "Entries left out of a chunk because they alone were malformed; the rest of the chunk was kept.";
     Counter FORWARD_ACKS_TOTAL = "weir_forward_acks_total" in Count by []:
         "Chunks acknowledged to senders.";
+    Counter FORWARD_ACKS_UNREAD_TOTAL = "weir_forward_acks_unread_total" in Count by []:
+        "Acknowledgements that were not written because the sender does not read; what it sent is kept all the same.";
+    Counter FORWARD_REFUSED_TOTAL = "weir_forward_refused_total" in Count by ["listener", "reason"]:
+        "Connections, handshakes or messages that a listener refused; the log names the sender, once in ten seconds.";
+    Counter FORWARD_LIMITED_TOTAL = "weir_forward_limited_total" in Count by ["listener", "limit", "action"]:
+        "Batches or connections that went beyond a limit, by what was done with them.";
+    Counter FORWARD_DROPPED_EVENTS_TOTAL = "weir_forward_dropped_events_total" in Count by ["listener", "limit"]:
+        "Events that were dropped, and acknowledged, because they went beyond a limit with the action drop.";
+    Counter FORWARD_HEARTBEATS_TOTAL = "weir_forward_heartbeats_total" in Count by []:
+        "UDP heartbeats of senders that were answered.";
+    Gauge FORWARD_HELD_BYTES = "weir_forward_held_bytes" in Bytes by []:
+        "Memory that messages of senders take which are on no disk yet; bounded by forward.memory.";
     Counter EDGE_EVENTS_TOTAL = "weir_edge_events_total" in Count by ["group"]:
         "Events taken in and routed to the group.";
     Counter EDGE_BYTES_TOTAL = "weir_edge_bytes_total" in Bytes by ["group"]:

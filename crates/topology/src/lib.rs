@@ -5,19 +5,25 @@
 //! key, its unit and its default are in `topology/README.md`.
 //! Route patterns and partition templates are judged by the rooms that use them (`routing`, `shape`), here, because
 //! here their place in the file is known.
-//! Left out on purpose: reading files, resolving host names, and anything a store alone can judge, such as
+//! Left out on purpose: reading files (but for secrets, when they are asked for), resolving host names, and anything a store alone can judge, such as
 //! whether a Kafka property exists.
 
+mod forward;
 mod model;
 mod node;
 mod problem;
 mod read;
 mod revision;
 mod routes;
+mod secret;
 mod size;
 mod store;
 mod topology;
 
+pub use forward::{
+    Forward, ForwardClient, ForwardSecurity, ForwardSettings, ForwardTls, ForwardUser, LimitAction, ListenAt,
+    Listener, Per, Rate, RateLimit,
+};
 pub use model::{
     Ack, Affinity, Codec, EdgeNode, FileStore, Format, Group, HdfsStore, KafkaKey, KafkaStore, Options,
     Overflow, PartLimits, Route, SinkNode, Stage, StoreConfig, Topology,
@@ -25,5 +31,6 @@ pub use model::{
 pub use node::{Listen, Log, LogFormat, NodeConfig, Role, Tls, parse_node};
 pub use problem::{Problem, Severity};
 pub use revision::revision;
+pub use secret::{Secret, SecretError};
 pub use size::{ByteSize, SizeError};
 pub use topology::parse_topology;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weir_model::{GroupId, NodeId};
 
+use crate::forward::Forward;
 use crate::size::ByteSize;
 
 /// One cluster, as its topology file describes it.
@@ -20,6 +21,8 @@ pub struct Topology {
     pub groups: Vec<Group>,
     /// In the order of the file: the first route that matches a tag takes it.
     pub routes: Vec<Route>,
+    /// Where and how edges take events.
+    pub forward: Forward,
 }
 
 impl Topology {
@@ -36,9 +39,9 @@ impl Topology {
         sinks.into_iter().find(|(_, sink)| sink.name == *name)
     }
 
-    /// Makes each relative path of a file store one that starts at `dir`, the directory of the topology file.
-    /// Absolute paths stay.
+    /// Makes each relative path one that starts at `dir`, the directory of the topology file. Absolute paths stay.
     pub fn rebase(&mut self, dir: &Path) {
+        self.forward.rebase(dir);
         for group in &mut self.groups {
             if let StoreConfig::File(store) = &mut group.store {
                 store.path = dir.join(&store.path);

@@ -4,15 +4,16 @@
 //! each block of a file is read alone ([`Reader::block`]), an unknown key is reported and taken out before the
 //! block is read again, and a value in a wrong form is a value that says so ([`Checked`]).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
-use weir_model::{GroupId, NodeId};
+use weir_model::{GroupId, Network, NodeId};
 
 use crate::problem::{Problem, Severity, did_you_mean};
 use crate::size::{ByteSize, SizeError, duration};
@@ -65,6 +66,8 @@ impl<'a> Reader<'a> {
     /// Everything found, in the order of the file.
     pub(crate) fn into_problems(mut self) -> Vec<Problem> {
         self.problems.sort_by_key(|problem| (problem.line, problem.column));
+        // What several tables inherit is read, and found wrong, once for each of them.
+        self.problems.dedup();
         self.problems
     }
 
@@ -169,6 +172,10 @@ pub(crate) trait Value: Sized {
     fn from_number(number: i64) -> Result<Self, Wrong> {
         Err((format!("{number} stands where text belongs"), Some(format!("write \"{number}\""))))
     }
+    /// Reads a table of text.
+    fn from_table(_table: &BTreeMap<String, String>) -> Result<Self, Wrong> {
+        Err(("a table stands where text belongs".to_owned(), None))
+    }
 }
 
 /// What was read of a value: never an error to serde, so that what follows it is read too.
@@ -177,7 +184,7 @@ pub(crate) struct Checked<T>(pub(crate) Result<T, Wrong>);
 impl<'de, T: Value> Deserialize<'de> for Checked<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reading<T>(PhantomData<T>);
-        impl<T: Value> Visitor<'_> for Reading<T> {
+        impl<'de, T: Value> Visitor<'de> for Reading<T> {
             type Value = Checked<T>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("text or a whole number")
@@ -187,6 +194,13 @@ impl<'de, T: Value> Deserialize<'de> for Checked<T> {
             }
             fn visit_i64<E>(self, number: i64) -> Result<Checked<T>, E> {
                 Ok(Checked(T::from_number(number)))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Checked<T>, A::Error> {
+                let mut table = BTreeMap::new();
+                while let Some((key, value)) = pairs.next_entry()? {
+                    table.insert(key, value);
+                }
+                Ok(Checked(T::from_table(&table)))
             }
         }
         deserializer.deserialize_any(Reading(PhantomData))
@@ -218,6 +232,13 @@ impl Value for NodeId {
 impl Value for GroupId {
     fn from_text(text: &str) -> Result<Self, Wrong> {
         Self::new(text).map_err(|error| (error.to_string(), None))
+    }
+}
+
+impl Value for Network {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        let hint = || Some("such as \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"".to_owned());
+        text.parse().map_err(|error: weir_model::NetworkError| (error.to_string(), hint()))
     }
 }
 

@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 use weir_model::{GroupId, NodeId};
 
+use crate::forward::read_forward;
 use crate::model::{
     Ack, Affinity, EdgeNode, Group, Overflow, PartLimits, Route, SinkNode, Stage, StoreConfig, Topology,
 };
@@ -99,6 +100,8 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
     let edges = reader.take_tables(root, "edge");
     let groups = reader.take_tables(root, "group");
     let routes = reader.take_tables(root, "route");
+    let forward = reader.take_table(root, "forward");
+    let listeners = reader.take_tables(root, "listener");
     version(reader, root);
 
     if cluster.is_none() {
@@ -116,7 +119,9 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
         addresses: BTreeMap::new(),
         known: groups.iter().filter_map(id).collect(),
     };
-    let edges = edges.iter().filter_map(|block| edge(reader, block, &mut seen)).collect();
+    let edges: Vec<EdgeNode> = edges.iter().filter_map(|block| edge(reader, block, &mut seen)).collect();
+    let names: Vec<String> = edges.iter().map(|edge| edge.name.to_string()).collect();
+    let forward = read_forward(reader, forward, listeners, &names);
     let places: Vec<Range<usize>> = groups.iter().map(Spanned::span).collect();
     let groups: Vec<Option<Group>> =
         groups.into_iter().map(|block| group(reader, block, &mut seen)).collect();
@@ -126,7 +131,7 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
         idle_groups(reader, &groups, &places, routes);
     }
     let groups = groups.into_iter().flatten().collect();
-    Some(Topology { cluster: cluster?, edges, groups, routes: routes.unwrap_or_default() })
+    Some(Topology { cluster: cluster?, edges, groups, routes: routes.unwrap_or_default(), forward: forward? })
 }
 
 /// Warns of groups that no event gets to. Without any route there is one warning already.
@@ -146,7 +151,8 @@ fn idle_groups(reader: &mut Reader<'_>, groups: &[Option<Group>], places: &[Rang
 }
 
 fn version(reader: &mut Reader<'_>, root: &Block<'_>) {
-    let raw: Option<RawRoot> = reader.block(root, &["cluster", "edge", "group", "route"]);
+    let raw: Option<RawRoot> =
+        reader.block(root, &["cluster", "edge", "group", "route", "forward", "listener"]);
     if let Some(version) = raw.map(|raw| raw.version).filter(|version| *version.get_ref() != 1) {
         let message = format!("version {} of the file format is not known", version.get_ref());
         reader.error(version.span(), message, Some("write version = 1".to_owned()));

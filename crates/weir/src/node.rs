@@ -34,7 +34,7 @@ pub(crate) async fn edge(file: &Path) -> anyhow::Result<ExitCode> {
         link: link_settings(),
     };
     let edge = Edge::start(settings, &topology, tags, &health).await?;
-    eprintln!("weir ready role=edge forward={} metrics={}", edge.forward(), pages.local_addr());
+    eprintln!("weir ready role=edge forward={} metrics={}", edge.forward().await, pages.local_addr());
     run(Node::new(file, config, Role::Edge(edge), health, logging, &revision), pages).await
 }
 

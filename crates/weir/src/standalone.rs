@@ -85,7 +85,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
         link: Settings { mtu_max: weir_link::MTU_MAX, ..Settings::default() },
     };
     let edge = Edge::start(settings, &topology, taken, &health).await?;
-    eprintln!("weir ready role=standalone forward={} metrics={}", edge.forward(), pages.local_addr());
+    eprintln!("weir ready role=standalone forward={} metrics={}", edge.forward().await, pages.local_addr());
     node::stopped().await?;
     edge.stop().await;
     for sink in sinks {

@@ -1,0 +1,580 @@
+//! One sender's connection, from its first message to its last: it is read, what is in it is stored, and acknowledgements
+//! are written, all in one task.
+//!
+//! Left out on purpose: who gets in (`door/`), and what becomes of a batch (`intake.rs`).
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, Sleep, timeout};
+use tokio_util::io::poll_read_buf;
+use tokio_util::sync::WaitForCancellationFuture;
+
+use weir_forward::{Event, Session};
+use weir_routing::RouteCache;
+use weir_telemetry::{TagCounter, names};
+
+use crate::door::{Allowance, Counted, Door, Holding, Judgement, Meter, Peer, Settings, Stream};
+use crate::intake::{Pending, Stored, TAG_CACHE, now_ns};
+
+/// Bytes read from a busy socket at once.
+const READ_BYTES: usize = 128 << 10;
+/// Room in the buffer below which it is replaced: small reads fill it up before that.
+const ROOM_MIN: usize = 16 << 10;
+/// Bytes read from an idle socket, by the way of the stack: thousands of idle connections have no buffer at all.
+const SIP_BYTES: usize = 4 << 10;
+/// Rest after which a busy connection counts as idle and gives its buffer back.
+const REST: Duration = Duration::from_secs(1);
+/// Bytes of one connection that may be on their way to the disk; at this bound it is not read.
+const UNSYNCED_BYTES_MAX: usize = 16 << 20;
+/// Acknowledgements that a sender does not read; beyond it they are dropped and counted (R45).
+const ACK_BYTES_MAX: usize = 256 << 10;
+/// How long a closing connection is read on, so that a reset does not destroy due acknowledgements (R60).
+const LINGER: Duration = Duration::from_secs(1);
+/// Bytes after which it is not, at the latest.
+const LINGER_BYTES: usize = 64 << 10;
+/// How long a connection that ends between two messages may take to get there.
+const LAST_MESSAGE: Duration = Duration::from_secs(10);
+/// How long acknowledgements that a closing sender does not read are offered.
+const LAST_ACKS: Duration = Duration::from_secs(5);
+/// Wait of a connection for which there is no memory.
+const MEMORY_AGAIN: Duration = Duration::from_millis(20);
+/// How long a connection may go beyond its share of memory to finish its message; others wait for it.
+const FINISH: Duration = Duration::from_secs(30);
+/// How late an idle connection may notice that its settings changed.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+pub(crate) struct Connection {
+    pub(crate) door: Arc<Door>,
+    pub(crate) peer: Peer,
+    pub(crate) routes: RouteCache,
+    pub(crate) tags: HashMap<Arc<str>, TagCounter>,
+    pub(crate) pending: FuturesOrdered<Pending>,
+    /// Bytes in `pending`.
+    pub(crate) unsynced: usize,
+    settings: Arc<Settings>,
+    stream: Stream,
+    session: Session,
+    acks: Acks,
+    meter: Meter,
+    holding: Holding,
+    clock: Clock,
+    /// It was read in big bites lately.
+    busy: bool,
+    ending: Option<Ending>,
+    _counted: Counted,
+}
+
+/// When things happened, and until when they must.
+struct Clock {
+    opened: Instant,
+    last_read: Instant,
+    /// The unfinished message at the front of the buffer began.
+    message: Option<Instant>,
+    /// The oldest batch that is not settled became that.
+    waiting: Option<Instant>,
+    /// Nothing is read before, for a limit was passed.
+    paused: Option<Instant>,
+    /// It has the right to finish its message since.
+    finishing: Option<Instant>,
+    /// There is no memory for more of it.
+    starved: bool,
+}
+
+/// A connection that we close between two messages.
+struct Ending {
+    by: Instant,
+}
+
+/// Why a connection is not read any more.
+enum End {
+    /// The sender closed, or its connection broke.
+    Eof,
+    /// We close, politely: between two messages.
+    Polite,
+    /// We close, and what still comes is not looked at.
+    Refused,
+}
+
+/// What a connection woke up for.
+enum Turn {
+    Stored(Stored),
+    Read,
+    Eof,
+    /// Nothing more came, and nothing is unfinished.
+    Quiet,
+    Tick,
+    Stop,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        door: Arc<Door>,
+        settings: Arc<Settings>,
+        stream: Stream,
+        peer: Peer,
+        session: Session,
+        counted: Counted,
+    ) -> Self {
+        door.metrics.opened.increment(1);
+        door.metrics.open.increment(1.0);
+        let now = Instant::now();
+        Self {
+            meter: meter(&settings, &peer),
+            holding: Holding::new(door.budget.clone()),
+            door,
+            peer,
+            settings,
+            stream,
+            session,
+            routes: RouteCache::new(TAG_CACHE),
+            tags: HashMap::new(),
+            pending: FuturesOrdered::new(),
+            unsynced: 0,
+            acks: Acks::default(),
+            clock: Clock {
+                opened: now,
+                last_read: now,
+                message: None,
+                waiting: None,
+                paused: None,
+                finishing: None,
+                starved: false,
+            },
+            busy: false,
+            ending: None,
+            _counted: counted,
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let end = self.receive().await;
+        self.finish(&end).await;
+    }
+
+    async fn receive(&mut self) -> End {
+        let door = self.door.clone();
+        let mut stopped = pin!(door.stop.cancelled());
+        let mut timer = pin!(tokio::time::sleep(LOOK_AGAIN));
+        loop {
+            if let Some(end) = self.take_what_is_there().await {
+                return end;
+            }
+            let turn = std::future::poll_fn(|cx| self.poll_turn(cx, stopped.as_mut(), timer.as_mut())).await;
+            match turn {
+                Turn::Read => self.clock.last_read = Instant::now(),
+                Turn::Stored(stored) => {
+                    if !self.note(stored) {
+                        return End::Refused;
+                    }
+                }
+                Turn::Eof => return End::Eof,
+                Turn::Quiet => return End::Polite,
+                Turn::Stop => self.end_soon(),
+                Turn::Tick => {
+                    if let Some(end) = self.look_at_the_clock() {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the messages that are complete, as far as limits let it.
+    async fn take_what_is_there(&mut self) -> Option<End> {
+        while self.may_take() {
+            match self.session.next(now_ns()) {
+                Ok(Some(event)) => {
+                    self.clock.message = None;
+                    if self.clock.finishing.take().is_some() {
+                        self.holding.let_go();
+                    }
+                    if let Some(end) = self.judge_and_take(event).await {
+                        return Some(end);
+                    }
+                }
+                Ok(None) => {
+                    if self.session.buffer().is_empty() {
+                        self.clock.message = None;
+                    } else if self.clock.message.is_none() {
+                        self.clock.message = Some(Instant::now());
+                    }
+                    break;
+                }
+                Err(violation) => {
+                    let reason = violation.fault.label();
+                    names::FORWARD_VIOLATIONS_TOTAL.with([reason]).increment(1);
+                    self.door.refusals.note(reason, &self.peer, &violation);
+                    return Some(End::Refused);
+                }
+            }
+        }
+        self.hold();
+        None
+    }
+
+    async fn judge_and_take(&mut self, event: Event) -> Option<End> {
+        let Event::Batch(batch) = event else {
+            self.take(event).await;
+            self.after_a_message();
+            return None;
+        };
+        self.follow_settings();
+        let (events, bytes) = (batch.header.events(), batch.payload.len() as u64);
+        self.warn_of_size(bytes);
+        match self.meter.take(self.door.now(), &batch.header.tag, events, bytes) {
+            Judgement::Pass => self.take(Event::Batch(batch)).await,
+            Judgement::Slow(wait) => {
+                self.clock.paused = Some(Instant::now() + wait);
+                self.take(Event::Batch(batch)).await;
+            }
+            Judgement::Drop => {
+                self.door.refusals.note("limit_drop", &self.peer, "its events are dropped, over a limit");
+                if !batch.acks.is_empty() {
+                    self.take(Event::Ack { ack: batch.acks, skipped: batch.skipped }).await;
+                }
+            }
+            Judgement::Close => {
+                self.door.refusals.note("limit_close", &self.peer, "it is over a limit");
+                return Some(End::Refused);
+            }
+        }
+        if self.clock.waiting.is_none() && !self.pending.is_empty() {
+            self.clock.waiting = Some(Instant::now());
+        }
+        self.after_a_message();
+        None
+    }
+
+    fn after_a_message(&mut self) {
+        if self.settings.config.deny_keepalive {
+            self.end_soon();
+        }
+    }
+
+    fn warn_of_size(&self, bytes: u64) {
+        if self.settings.config.chunk_size_warn_limit.is_some_and(|limit| bytes > limit.0) {
+            let detail = format_args!("taken, but {bytes} bytes are more than `chunk_size_warn_limit`");
+            self.door.refusals.note("large_chunk", &self.peer, detail);
+        }
+    }
+
+    /// Settings may change while we are connected.
+    fn follow_settings(&mut self) {
+        let settings = self.door.settings();
+        if Arc::ptr_eq(&settings, &self.settings) {
+            return;
+        }
+        if !Arc::ptr_eq(&settings.rules, &self.settings.rules) {
+            self.meter = meter(&settings, &self.peer);
+        }
+        self.settings = Arc::clone(&settings);
+    }
+
+    /// No longer than now or the next message.
+    fn end_soon(&mut self) {
+        self.ending.get_or_insert_with(|| Ending { by: Instant::now() + LAST_MESSAGE });
+    }
+
+    fn note(&mut self, stored: Stored) -> bool {
+        self.clock.waiting = (!self.pending.is_empty()).then(Instant::now);
+        match self.settle(stored) {
+            Ok(()) => {
+                self.hold();
+                true
+            }
+            Err(error) => {
+                names::FORWARD_VIOLATIONS_TOTAL.with(["not_stored"]).increment(1);
+                let detail =
+                    format_args!("closed without acknowledging, a batch could not be stored: {error}");
+                self.door.refusals.note("not_stored", &self.peer, detail);
+                false
+            }
+        }
+    }
+
+    /// Queues an acknowledgement.
+    pub(crate) fn acknowledge(&mut self, ack: &Bytes) {
+        if ack.is_empty() {
+            return;
+        }
+        if self.acks.push(ack) {
+            self.door.metrics.acks.increment(1);
+        } else {
+            // The sender does not read them; what it sent is kept all the same.
+            self.door.metrics.acks_unread.increment(1);
+        }
+    }
+
+    /// Tells how much memory this connection takes.
+    fn hold(&mut self) {
+        let buffered = if self.busy { self.session.buffer().capacity() } else { self.session.buffer().len() };
+        self.holding.set(buffered + self.unsynced);
+    }
+
+    fn may_take(&self) -> bool {
+        self.unsynced < UNSYNCED_BYTES_MAX && self.clock.paused.is_none_or(|until| until <= Instant::now())
+    }
+
+    fn may_read(&mut self) -> bool {
+        if !self.may_take() {
+            return false;
+        }
+        let unfinished = !self.session.buffer().is_empty();
+        let allowance = self.holding.allowance(unfinished);
+        self.clock.starved = allowance == Allowance::No;
+        if allowance == Allowance::Finish {
+            self.clock.finishing.get_or_insert_with(Instant::now);
+        }
+        !self.clock.starved
+    }
+
+    fn poll_turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        stopped: Pin<&mut WaitForCancellationFuture<'_>>,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Poll<Turn> {
+        self.acks.poll_write(&mut self.stream, cx);
+        if !self.pending.is_empty()
+            && let Poll::Ready(Some(stored)) = self.pending.poll_next_unpin(cx)
+        {
+            return Poll::Ready(Turn::Stored(stored));
+        }
+        if self.ending.is_none() && stopped.poll(cx).is_ready() {
+            return Poll::Ready(Turn::Stop);
+        }
+        if self.may_read() {
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Turn::Eof),
+                Poll::Ready(Ok(_)) => return Poll::Ready(Turn::Read),
+                Poll::Pending if self.ending.is_some() && self.session.buffer().is_empty() => {
+                    return Poll::Ready(Turn::Quiet);
+                }
+                Poll::Pending => {}
+            }
+        }
+        // The timer is only ever brought forward here; what was put off is seen when it fires.
+        let due = self.due();
+        if due < timer.deadline() || timer.is_elapsed() {
+            timer.as_mut().reset(due);
+        }
+        timer.poll(cx).map(|()| Turn::Tick)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let buffer = self.session.buffer();
+        if self.busy {
+            if buffer.capacity() - buffer.len() < ROOM_MIN {
+                buffer.reserve(READ_BYTES);
+            }
+            return poll_read_buf(Pin::new(&mut self.stream), cx, buffer);
+        }
+        let mut sip = [std::mem::MaybeUninit::<u8>::uninit(); SIP_BYTES];
+        let mut sip = ReadBuf::uninit(&mut sip);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut sip))?;
+        buffer.extend_from_slice(sip.filled());
+        self.busy = sip.remaining() == 0;
+        Poll::Ready(Ok(sip.filled().len()))
+    }
+
+    /// When the clock must be looked at again.
+    fn due(&self) -> Instant {
+        let (clock, config) = (&self.clock, &self.settings.config);
+        let after = |since: Option<Instant>, limit: Option<Duration>| Some(since? + limit?);
+        let idle = self.pending.is_empty() && clock.message.is_none();
+        [
+            clock.paused,
+            clock.starved.then(|| Instant::now() + MEMORY_AGAIN),
+            after(clock.finishing, Some(FINISH)),
+            after(clock.message, config.message_timeout),
+            after(idle.then_some(clock.last_read), config.idle_timeout),
+            after(clock.waiting, Some(config.ack_deadline)),
+            after(self.ending.is_none().then_some(clock.opened), self.age_max()),
+            after(self.busy.then_some(clock.last_read), Some(REST)),
+            self.ending.as_ref().map(|ending| ending.by),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or_else(|| Instant::now() + LOOK_AGAIN)
+    }
+
+    /// Up to a tenth less than the configured age: connections that began together do not end together.
+    fn age_max(&self) -> Option<Duration> {
+        let max = self.settings.config.max_connection_age?;
+        let share = xxhash_rust::xxh3::xxh3_64(self.peer.to_string().as_bytes()) % 1000;
+        Some(max - max.mul_f64(share as f64 / 10_000.0))
+    }
+
+    fn look_at_the_clock(&mut self) -> Option<End> {
+        self.follow_settings();
+        let now = Instant::now();
+        let over = |since: Option<Instant>, limit: Option<Duration>| {
+            since.zip(limit).is_some_and(|(since, limit)| now.saturating_duration_since(since) >= limit)
+        };
+        if self.clock.paused.is_some_and(|until| until <= now) {
+            self.clock.paused = None;
+        }
+        let config = &self.settings.config;
+        let refused = if over(self.clock.finishing, Some(FINISH)) {
+            Some(("memory", "it took too long to finish a message for which others wait"))
+        } else if over(self.clock.message, config.message_timeout) {
+            Some(("message_timeout", "its message did not end within `message_timeout`"))
+        } else if over(self.clock.waiting, Some(config.ack_deadline)) {
+            Some((
+                "ack_deadline",
+                "closed without acknowledging: its batch was not stored within `ack_deadline`",
+            ))
+        } else if self.ending.as_ref().is_some_and(|ending| ending.by <= now) {
+            Some(("ending", "its last message did not end in time"))
+        } else {
+            None
+        };
+        if let Some((reason, detail)) = refused {
+            self.door.refusals.note(reason, &self.peer, detail);
+            return Some(End::Refused);
+        }
+        let idle = self.pending.is_empty() && self.clock.message.is_none();
+        if idle && over(Some(self.clock.last_read), config.idle_timeout) {
+            return Some(End::Polite);
+        }
+        if over(Some(self.clock.opened), self.age_max()) {
+            self.end_soon();
+        }
+        if self.busy && over(Some(self.clock.last_read), Some(REST)) {
+            self.busy = false;
+            let buffer = self.session.buffer();
+            let rest = BytesMut::from(&buffer[..]);
+            *buffer = rest;
+            self.hold();
+        }
+        None
+    }
+
+    /// Stores and acknowledges whatever was complete, and says goodbye.
+    async fn finish(mut self, end: &End) {
+        let deadline = Instant::now() + self.settings.config.ack_deadline;
+        while !self.pending.is_empty() {
+            let next = std::future::poll_fn(|cx| {
+                self.acks.poll_write(&mut self.stream, cx);
+                self.pending.poll_next_unpin(cx)
+            });
+            let Ok(Some(stored)) = tokio::time::timeout_at(deadline, next).await else { break };
+            if !self.note(stored) {
+                break;
+            }
+        }
+        let bye = async {
+            self.acks.write_all(&mut self.stream).await?;
+            self.stream.shutdown().await
+        };
+        let told = timeout(LAST_ACKS, bye).await;
+        self.door.metrics.open.decrement(1.0);
+        let incomplete = self.session.buffer().len();
+        match end {
+            End::Eof if incomplete > 0 => {
+                names::FORWARD_SKIPPED_TOTAL.with(["incomplete"]).increment(1);
+            }
+            End::Eof => {}
+            _ if !matches!(told, Ok(Ok(()))) => {}
+            End::Polite => _ = timeout(LINGER, self.take_the_rest()).await,
+            End::Refused => _ = timeout(LINGER, discard(&mut self.stream)).await,
+        }
+    }
+
+    /// Takes what a sender had on its way when we closed. What waits for an acknowledgement is left out: none can be
+    /// written any more, and its sender will send it again.
+    async fn take_the_rest(&mut self) {
+        loop {
+            match self.session.next(now_ns()) {
+                Ok(Some(Event::Batch(batch))) if batch.acks.is_empty() => {
+                    self.take(Event::Batch(batch)).await;
+                    while let Some(stored) = self.pending.next().await {
+                        if !self.note(stored) {
+                            return;
+                        }
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let read = std::future::poll_fn(|cx| self.poll_read(cx)).await;
+                    if !matches!(read, Ok(1..)) {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+fn meter(settings: &Settings, peer: &Peer) -> Meter {
+    let source = peer.source(settings.config.source_prefix_v4, settings.config.source_prefix_v6);
+    Meter::new(settings.rules.clone(), peer, source)
+}
+
+/// Acknowledgements on their way out: whole ones, in order, as many as fit with each write (R40).
+#[derive(Default)]
+struct Acks {
+    queue: BytesMut,
+    /// Something was written that may still lie in the TLS layer.
+    unflushed: bool,
+    deaf: bool,
+}
+
+impl Acks {
+    /// Says whether there was room.
+    fn push(&mut self, ack: &Bytes) -> bool {
+        if self.deaf || self.queue.len() > ACK_BYTES_MAX {
+            return false;
+        }
+        self.queue.extend_from_slice(ack);
+        true
+    }
+
+    fn poll_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) {
+        while !self.queue.is_empty() {
+            match Pin::new(&mut *stream).poll_write(cx, &self.queue) {
+                Poll::Ready(Ok(written @ 1..)) => {
+                    self.unflushed = true;
+                    bytes::Buf::advance(&mut self.queue, written);
+                }
+                // Whoever cannot be answered may still have something to say.
+                Poll::Ready(_) => {
+                    self.deaf = true;
+                    self.queue = BytesMut::new();
+                }
+                Poll::Pending => return,
+            }
+        }
+        if self.unflushed {
+            self.unflushed = Pin::new(stream).poll_flush(cx).is_pending();
+            self.queue = BytesMut::new();
+        }
+    }
+
+    async fn write_all(&mut self, stream: &mut Stream) -> io::Result<()> {
+        stream.write_all(&std::mem::take(&mut self.queue)).await?;
+        stream.flush().await
+    }
+}
+
+/// Reads on and forgets, so that closing sends no reset.
+pub(crate) async fn discard(stream: &mut (impl AsyncRead + Unpin)) {
+    let mut buffer = [0; 4 << 10];
+    let mut total = 0;
+    while let Ok(got) = stream.read(&mut buffer).await {
+        total += got;
+        if got == 0 || total >= LINGER_BYTES {
+            return;
+        }
+    }
+}

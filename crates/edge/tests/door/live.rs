@@ -1,0 +1,72 @@
+//! Settings change while senders are connected.
+
+use crate::scene::{Scene, Sender, ack, message, until};
+
+const ONE_BYTE_A_SECOND: &str =
+    "[[forward.limit]]\nname = 'tiny'\nper = 'connection'\nevents = 1\naction = 'close'\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_outlive_a_change_and_follow_it() {
+    let scene = Scene::start("").await;
+    let address = scene.address().await;
+    let mut old = scene.tcp().await;
+    old.acked(b'1').await;
+    scene
+        .listen("[[listener]]\nname = 'main'\n[[listener]]\nname = 'more'\naddress = '127.0.0.1:0'\n")
+        .await
+        .unwrap();
+    assert_eq!(scene.address().await, address, "the first is still where it was, with its port");
+    old.acked(b'2').await;
+    let more = scene.edge.listeners().await[1].1.clone();
+    let mut there = Sender(Box::new(tokio::net::TcpStream::connect(&more).await.unwrap()));
+    there.acked(b'3').await;
+
+    // A limit that was not there when it connected.
+    scene.listen(ONE_BYTE_A_SECOND).await.unwrap();
+    until("the second listener is closed", async || tokio::net::TcpStream::connect(&more).await.is_err())
+        .await;
+    assert_eq!(there.rest().await, b"", "closed between two messages");
+    // What is left lets a batch of any size pass, once.
+    old.send(&message("t", b'4').repeat(30)).await;
+    old.expect(&ack(b'4')).await;
+    old.send(&message("t", b'4').repeat(30)).await;
+    let seen = old.rest().await.len() / ack(b'4').len();
+    assert!(seen < 59, "{seen} acknowledgements");
+    scene.listen("").await.unwrap();
+    let mut new = scene.tcp().await;
+    new.send(&message("t", b'5').repeat(30)).await;
+    new.expect(&ack(b'5').repeat(30)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_changed_whole_is_not_changed() {
+    let scene = Scene::start("").await;
+    let address = scene.address().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = format!(
+        "[[listener]]\nname = 'new'\naddress = '127.0.0.1:0'\n[[listener]]\nname = 'taken'\naddress = '{}'\n",
+        taken.local_addr().unwrap()
+    );
+    let error = scene.listen(&text).await.unwrap_err();
+    assert!(error.to_string().contains("another process"), "{error}");
+    assert_eq!(scene.edge.listeners().await.len(), 1);
+    assert_eq!(scene.address().await, address);
+    scene.tcp().await.acked(b'1').await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_edge_takes_what_was_sent() {
+    let scene = Scene::start("").await;
+    let mut idle = scene.tcp().await;
+    let mut busy = scene.tcp().await;
+    busy.acked(b'0').await;
+    // Half a message now, the rest when the edge has been told to stop.
+    let last = message("t", b'1');
+    busy.send(&last[..5]).await;
+    idle.acked(b'i').await;
+    let stopping = tokio::spawn(scene.edge.stop());
+    assert_eq!(idle.rest().await, b"");
+    busy.send(&last[5..]).await;
+    assert_eq!(busy.rest().await, ack(b'1'));
+    stopping.await.unwrap();
+}

@@ -1,0 +1,123 @@
+//! Deadlines, ages and bounds.
+
+use std::time::{Duration, Instant};
+
+use crate::scene::{Scene, ack, message, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_and_endless_messages_are_closed() {
+    let scene = Scene::start("[forward]\nidle_timeout = '1s'\nmessage_timeout = '1s'\n").await;
+    let mut idle = scene.tcp().await;
+    idle.acked(b'1').await;
+    let mut slow = scene.tcp().await;
+    let endless = [b"\x93\xa1t\x91\x92\x01\x81\xa1a\xc6\0\0\xff\xff", &[0; 10][..]].concat();
+    slow.send(&[message("t", b'2'), endless].concat()).await;
+    let began = Instant::now();
+    assert_eq!(slow.rest().await, ack(b'2'), "what was whole is acknowledged");
+    assert_eq!(idle.rest().await, b"");
+    assert!(began.elapsed() >= Duration::from_millis(500));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_connection_is_closed_between_two_messages() {
+    let scene = Scene::start("[forward]\nmax_connection_age = '1s'\n").await;
+    let mut sender = scene.tcp().await;
+    let (mut sent, mut seen) = (0_usize, Vec::new());
+    let began = Instant::now();
+    // It sends without a pause, and loses nothing but what it is not told of.
+    loop {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        if tokio::io::AsyncWriteExt::write_all(&mut sender.0, &message("t", b'1')).await.is_err() {
+            break;
+        }
+        sent += 1;
+        let mut answer = [0; 7];
+        match tokio::io::AsyncReadExt::read_exact(&mut sender.0, &mut answer).await {
+            Ok(_) => seen.extend(answer),
+            Err(_) => break,
+        }
+    }
+    assert!(began.elapsed() >= Duration::from_millis(800), "{:?}", began.elapsed());
+    assert_eq!(seen.len() % 7, 0);
+    assert!(sent - seen.len() / 7 <= 1 && sent > 10, "{sent} sent, {} acknowledged", seen.len() / 7);
+    scene.tcp().await.acked(b'2').await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keepalive_can_be_denied() {
+    let scene = Scene::start("[forward]\ndeny_keepalive = true\n").await;
+    let mut sender = scene.tcp().await;
+    // What came together with the first is taken too.
+    sender.send(&[message("t", b'1'), message("u", b'2')].concat()).await;
+    assert_eq!(sender.rest().await, [ack(b'1'), ack(b'2')].concat());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_have_bounds() {
+    let scene = Scene::start("[forward]\nmax_connections = 3\nmax_connections_per_source = 2\n").await;
+    let (mut first, mut second) = (scene.tcp().await, scene.tcp().await);
+    first.acked(b'1').await;
+    second.acked(b'2').await;
+    assert_eq!(scene.tcp().await.rest().await, b"");
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let elsewhere = socket.connect(scene.address().await.parse().unwrap()).await.unwrap();
+    let mut elsewhere = crate::scene::Sender(Box::new(elsewhere));
+    elsewhere.acked(b'3').await;
+    drop(first);
+    until("there is room again", async || {
+        let mut sender = scene.tcp().await;
+        let mut byte = [0];
+        tokio::io::AsyncWriteExt::write_all(&mut sender.0, &message("t", b'4')).await.is_ok()
+            && tokio::io::AsyncReadExt::read(&mut sender.0, &mut byte).await.is_ok_and(|got| got == 1)
+    })
+    .await;
+    second.acked(b'5').await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_slow_drop_and_close() {
+    let limit = |action: &str, events: u32| {
+        format!(
+            "[[forward.limit]]
+per = 'connection'
+match = 'debug.**'
+events = {events}
+events_burst = 10
+action = '{action}'
+"
+        )
+    };
+    let scene = Scene::start(&limit("slow", 50)).await;
+    let flood = message("debug.x", b'1').repeat(100);
+    let began = Instant::now();
+    let mut sender = scene.tcp().await;
+    // One read may bring them all as one batch: the debt is paid before the next.
+    sender.send(&flood).await;
+    sender.expect(&ack(b'1').repeat(100)).await;
+    sender.acked(b'2').await;
+    assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
+
+    scene.listen(&limit("drop", 5)).await.unwrap();
+    let mut sender = scene.tcp().await;
+    for _ in 0..100 {
+        sender.send(&message("debug.x", b'3')).await;
+        sender.expect(&ack(b'3')).await;
+    }
+    scene.listen(&limit("close", 5)).await.unwrap();
+    let mut sender = scene.tcp().await;
+    let mut taken = 0;
+    for _ in 0..100 {
+        if tokio::io::AsyncWriteExt::write_all(&mut sender.0, &message("debug.x", b'4')).await.is_err() {
+            break;
+        }
+        let mut answer = [0; 7];
+        if tokio::io::AsyncReadExt::read_exact(&mut sender.0, &mut answer).await.is_err() {
+            break;
+        }
+        taken += 1;
+    }
+    assert!((10..100).contains(&taken), "{taken}");
+    // Other tags are not concerned.
+    scene.tcp().await.acked(b'5').await;
+}
