@@ -6,6 +6,7 @@
 
 mod certificates;
 mod configuration;
+mod data_dir;
 mod explain;
 mod live;
 mod logs;

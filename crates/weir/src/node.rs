@@ -15,13 +15,15 @@ use weir_telemetry::{Direction, Health, LogFormat, Logging, Page, Server, TAGS_M
 use weir_topology::{NodeConfig, Topology};
 
 use crate::configuration;
+use crate::data_dir::DataDir;
 use crate::live::{Node, Role};
 
 const METRICS_DEFAULT: &str = "127.0.0.1:24220";
 
 /// Runs an edge until it is told to stop.
 pub(crate) async fn edge(file: &Path) -> anyhow::Result<ExitCode> {
-    let Start { config, topology, revision, logging } = read(file, weir_topology::Role::Edge)?;
+    let Start { data_dir: _held, config, topology, revision, logging } =
+        read(file, weir_topology::Role::Edge)?;
     let health = Health::new("edge", config.name.clone(), env!("CARGO_PKG_VERSION"));
     let tags = TagTable::new(Direction::In, TAGS_MAX_DEFAULT);
     let pages = pages(&config, &health, &tags).await?;
@@ -40,7 +42,8 @@ pub(crate) async fn edge(file: &Path) -> anyhow::Result<ExitCode> {
 
 /// Runs a sink until it is told to stop.
 pub(crate) async fn sink(file: &Path) -> anyhow::Result<ExitCode> {
-    let Start { config, topology, revision, logging } = read(file, weir_topology::Role::Sink)?;
+    let Start { data_dir: _held, config, topology, revision, logging } =
+        read(file, weir_topology::Role::Sink)?;
     let (group, node) = topology
         .group_of_sink(&config.name)
         .with_context(|| format!("the topology has no sink named {}", config.name))?;
@@ -109,6 +112,7 @@ pub(crate) fn place(config: &NodeConfig, topology: &Topology) -> anyhow::Result<
 
 /// What a node begins with.
 struct Start {
+    data_dir: DataDir,
     config: NodeConfig,
     topology: Topology,
     revision: String,
@@ -131,9 +135,8 @@ fn read(path: &Path, role: weir_topology::Role) -> anyhow::Result<Start> {
         weir_topology::LogFormat::Json => LogFormat::Json,
     };
     let logging = Logging::init(&config.log.level, format)?;
-    std::fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
-    Ok(Start { config, topology, revision: weir_topology::revision(&text), logging })
+    let data_dir = DataDir::take(&config.data_dir)?;
+    Ok(Start { data_dir, config, topology, revision: weir_topology::revision(&text), logging })
 }
 
 /// Loads the certificate of this node.

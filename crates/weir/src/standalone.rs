@@ -16,6 +16,7 @@ use weir_sink::{Sink, SinkSettings};
 use weir_telemetry::{Direction, Health, LogFormat, Logging, Page, Server, TAGS_MAX_DEFAULT, TagTable};
 use weir_topology::{Topology, parse_topology};
 
+use crate::data_dir::DataDir;
 use crate::{configuration, node};
 
 /// How long the certificates of a standalone process hold; they are made anew at each start.
@@ -43,8 +44,7 @@ pub(crate) struct StandaloneArgs {
 /// Runs until told to stop.
 pub(crate) async fn run(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
     Logging::init("info", LogFormat::Text)?;
-    std::fs::create_dir_all(&args.data_dir)
-        .with_context(|| format!("cannot make the data directory {}", args.data_dir.display()))?;
+    let _held = DataDir::take(&args.data_dir)?;
     let mut topology = match &args.config {
         Some(file) => configuration::topology(file)?,
         None => files_only(&args.output.clone().unwrap_or_else(|| args.data_dir.join("output")))?,
