@@ -36,6 +36,7 @@ if [ $build_only = no ]; then
   # Networks and disks of the tests' own.
   want util-linux mount unless "unshare --version && nsenter --version && setpriv --version && losetup --version && mount --version"
   want iproute2 nftables e2fsprogs unless "ip -V && nft --version && command -v mkfs.ext4"
+  want valgrind unless "valgrind --version"
   want procps unless "pgrep --version"
 fi
 
