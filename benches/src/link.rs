@@ -1,5 +1,7 @@
 //! The link as a hot part: both ends in one thread, batches over lanes, as an edge and a sink exchange them.
 
+use std::time::Duration;
+
 use anyhow::{Context, anyhow, ensure};
 use bytes::Bytes;
 use tokio::runtime::Builder;
@@ -12,6 +14,8 @@ use crate::parts::{Work, batch_header};
 
 /// Payload of one batch.
 const PAYLOAD_BYTES: usize = 250_000;
+/// How long a handshake may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Batches in one round.
 const BATCHES: u64 = 16;
 
@@ -25,14 +29,18 @@ pub(crate) fn carry() -> anyhow::Result<Work> {
         let issued = authority.issue(&name, &[], 1)?;
         Ok((name, Identity::load(&issued.ca, &issued.cert, &issued.key)?))
     };
-    let settings = Settings { dial_sockets: 1, ..Settings::default() };
+    // Under valgrind on a busy machine everything takes long, and nothing is wrong with it.
+    let (handshake_timeout, idle_timeout) = (PATIENCE, 2 * PATIENCE);
+    let settings = Settings { dial_sockets: 1, handshake_timeout, idle_timeout, ..Settings::default() };
     let ((_, edge), (sink, sink_identity)) = (identity("edge-1")?, identity("sink-1")?);
     let (listener, dialer, ours, theirs) = runtime.block_on(async {
         let listener = Listener::bind("127.0.0.1:0".parse()?, &sink_identity, settings.clone())?;
         let dialer = Dialer::new(&edge, settings)?;
         let address = listener.local_addr().to_string();
-        let (theirs, ours) = tokio::join!(listener.accept(), dialer.dial(&address, &sink));
-        anyhow::Ok((listener, dialer, ours?, theirs.context("nobody came")?))
+        let theirs = async { listener.accept().await.context("nobody came") };
+        let ours = async { dialer.dial(&address, &sink).await.context("dialling") };
+        let (theirs, ours) = tokio::try_join!(theirs, ours)?;
+        anyhow::Ok((listener, dialer, ours, theirs))
     })?;
     let (mut sender, mut receiver) = runtime.block_on(async {
         let (sender, receiver) = tokio::join!(ours.open_lane(0), theirs.accept_lane());

@@ -21,11 +21,13 @@
 //! Left out on purpose: pretty printing, and any opinion on what a record says.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use weir_forward::scan::{DEPTH_MAX, ScanError};
 
+use crate::keys::Keys;
 use crate::msgpack::{Input, Piece};
 use crate::text::write_text;
 use crate::time::{Clock, SECOND_NS};
@@ -45,6 +47,10 @@ pub fn write_json(out: &mut Vec<u8>, msgpack: &[u8]) -> Result<usize, ScanError>
 pub struct Transcoder {
     /// The members of the maps that are open, innermost last.
     members: Vec<Member>,
+    /// Where the keys of the outermost map lie in the input.
+    raw_keys: Vec<Range<usize>>,
+    /// The keys of the outermost map before.
+    keys: Keys,
     clock: Clock,
 }
 
@@ -65,7 +71,7 @@ impl Transcoder {
     /// One without any state that shows in what it writes.
     #[must_use]
     pub fn new() -> Self {
-        Self { members: Vec::new(), clock: Clock::new() }
+        Self { members: Vec::new(), raw_keys: Vec::new(), keys: Keys::default(), clock: Clock::new() }
     }
 
     /// Does as [`write_json`].
@@ -90,6 +96,10 @@ struct Run<'a, 'o> {
 impl Run<'_, '_> {
     /// Writes the next value, which lies within `depth` containers.
     fn value(&mut self, depth: usize) -> Result<(), ScanError> {
+        if let Some(text) = self.input.short_text() {
+            write_text(self.out, text);
+            return Ok(());
+        }
         let at = self.input.pos();
         match self.input.next()? {
             Piece::Nil => self.out.extend_from_slice(b"null"),
@@ -139,23 +149,62 @@ impl Run<'_, '_> {
     fn map(&mut self, len: usize, depth: usize) -> Result<(), ScanError> {
         self.out.push(b'{');
         let first = self.transcoder.members.len();
-        for member in 0..len {
-            if member > 0 {
-                self.out.push(b',');
+        let outermost = depth == 1;
+        if outermost {
+            self.transcoder.raw_keys.clear();
+        }
+        let mut as_before = outermost && self.transcoder.keys.len() == len;
+        for index in 0..len {
+            let at = self.input.pos();
+            as_before = as_before && self.known_key(index);
+            if !as_before {
+                if index > 0 {
+                    self.out.push(b',');
+                }
+                let start = self.out.len();
+                self.key()?;
+                self.transcoder.members.push(Member { start, key_end: self.out.len() });
+                self.out.push(b':');
             }
-            let start = self.out.len();
-            self.key()?;
-            self.transcoder.members.push(Member { start, key_end: self.out.len() });
-            self.out.push(b':');
+            if outermost {
+                self.transcoder.raw_keys.push(at..self.input.pos());
+            }
             self.value(depth)?;
         }
-        let members = &self.transcoder.members[first..];
-        if has_duplicates(self.out, members) {
-            keep_last(self.out, members);
+        if as_before {
+            self.transcoder.keys.hit();
+        } else {
+            self.finish_new(first, outermost);
         }
         self.transcoder.members.truncate(first);
         self.out.push(b'}');
         Ok(())
+    }
+
+    /// Writes key number `index` of the outermost map with what surrounds it, if it is the one of the map before.
+    #[inline]
+    fn known_key(&mut self, index: usize) -> bool {
+        let Some(hit) = self.transcoder.keys.find(index, self.input.rest()) else { return false };
+        self.out.extend_from_slice(hit.text);
+        let key_end = self.out.len() - 1;
+        let member = Member { start: key_end - hit.quoted, key_end };
+        self.input.skip(hit.raw_bytes);
+        self.transcoder.members.push(member);
+        true
+    }
+
+    /// Looks for names that a map has twice, and remembers its keys if it has none. Its members are those from
+    /// number `first` on.
+    fn finish_new(&mut self, first: usize, outermost: bool) {
+        let Transcoder { members, raw_keys, keys, .. } = &mut *self.transcoder;
+        let members = &members[first..];
+        if has_duplicates(self.out, members) {
+            keep_last(self.out, members);
+        } else if outermost {
+            let raw = raw_keys.iter().map(|range| self.input.bytes(range));
+            let quoted = members.iter().map(|member| &self.out[member.start..member.key_end]);
+            keys.learn(raw.zip(quoted));
+        }
     }
 
     fn key(&mut self) -> Result<(), ScanError> {

@@ -8,6 +8,7 @@
 mod codec;
 mod events;
 mod json;
+mod keys;
 mod msgpack;
 mod partition;
 mod text;

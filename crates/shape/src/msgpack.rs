@@ -3,6 +3,8 @@
 //! A declared length is believed only as far as bytes are there. Left out on purpose: containers, which are for the
 //! caller to walk, and what an ext means.
 
+use std::ops::Range;
+
 use weir_forward::scan::{ScanError, skip};
 
 /// One value, or the header of a container whose items follow.
@@ -34,6 +36,36 @@ impl<'a> Input<'a> {
     /// Offset of the next piece.
     pub(crate) fn pos(&self) -> usize {
         self.pos
+    }
+
+    /// What is not read yet.
+    #[inline]
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.all.get(self.pos..).unwrap_or_default()
+    }
+
+    /// What lies at `range`, as far as there is any.
+    pub(crate) fn bytes(&self, range: &Range<usize>) -> &'a [u8] {
+        self.all.get(range.clone()).unwrap_or_default()
+    }
+
+    /// Goes on behind `bytes` bytes that the caller knows.
+    #[inline]
+    pub(crate) fn skip(&mut self, bytes: usize) {
+        self.pos += bytes;
+    }
+
+    /// The next piece if it is a str of less than 256 bytes, as nearly all are; otherwise nothing is read.
+    #[inline]
+    pub(crate) fn short_text(&mut self) -> Option<&'a [u8]> {
+        let (start, len) = match *self.rest() {
+            [first @ 0xa0..=0xbf, ..] => (self.pos + 1, usize::from(first & 0x1f)),
+            [0xd9, len, ..] => (self.pos + 2, usize::from(len)),
+            _ => return None,
+        };
+        let text = self.all.get(start..start + len)?;
+        self.pos = start + len;
+        Some(text)
     }
 
     /// Goes to the end of the whole value at `at`, and gives its bytes.

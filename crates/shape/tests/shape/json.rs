@@ -213,6 +213,26 @@ proptest! {
         }
     }
 
+    // Few different keys, so that maps have the keys of the one before, part of them, or one twice.
+    #[test]
+    fn what_is_remembered_of_one_record_does_not_show_in_the_next(
+        maps in prop::collection::vec(prop::collection::vec((0..6_usize, 0..3_u8), 0..4), 1..40),
+    ) {
+        const KEYS: [&[u8]; 6] = [b"\xa1a", b"\xa1b", b"\xa2a\"", b"\xc4\x01a", b"\x07", b"\xa0"];
+        let mut transcoder = Transcoder::new();
+        for map in &maps {
+            let mut msgpack = vec![0x80 | map.len() as u8];
+            for (key, value) in map {
+                msgpack.extend_from_slice(KEYS[*key]);
+                msgpack.extend_from_slice([&b"\x01"[..], b"\xa2xy", b"\x81\xa1a\x80"][usize::from(*value)]);
+            }
+            let (mut out, mut alone) = (Vec::new(), Vec::new());
+            prop_assert_eq!(transcoder.write(&mut out, &msgpack), Ok(msgpack.len()));
+            write_json(&mut alone, &msgpack).unwrap();
+            prop_assert_eq!(String::from_utf8(out).unwrap(), String::from_utf8(alone).unwrap());
+        }
+    }
+
     // Whatever the bytes say is either refused or JSON, and our scan and the transcoder find the same end.
     #[test]
     fn any_bytes_become_json_or_an_error(bytes in prop::collection::vec(
