@@ -243,7 +243,7 @@ mod tests {
         fs::write(dir.path().join("a/b/x.jsonl"), "1\n2\n").unwrap();
         fs::write(dir.path().join("y.jsonl"), "3\n").unwrap();
         fs::write(dir.path().join(".staging/z"), "4\n").unwrap();
-        assert_eq!(complete(dir.path(), 3).is_ok(), true);
+        assert!(complete(dir.path(), 3).is_ok());
         assert!(complete(dir.path(), 2).unwrap_err().to_string().contains("3 lines, and 2 were sent"));
     }
 }

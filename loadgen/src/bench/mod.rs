@@ -4,6 +4,8 @@
 //! happened within the same seconds. Start reading at [`command`]; what a case measures is in [`cases`], how in
 //! [`flow`] (throughput) and [`states`] (everything else).
 
+#![allow(clippy::print_stdout, reason = "a command answers on standard output")]
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
