@@ -1,8 +1,10 @@
 //! The cluster's own certificate authority: a key and a certificate in a directory.
 //!
 //! It signs one certificate per node, good for both ends of a link, with the node's name as first DNS name.
-//! ECDSA P-256 throughout; keys are readable by their owner only. Left out on purpose: revocation. A node is
-//! removed by removing it from the topology, and certificates are short enough to run out.
+//! ECDSA P-256 throughout; keys are readable by their owner only. [`upkeep`] is what follows: renewal, revocation, and
+//! the authority's own replacement.
+
+mod upkeep;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -17,6 +19,8 @@ use rcgen::{
 use weir_model::NodeId;
 
 use crate::identity::server_name;
+
+pub use upkeep::Listed;
 
 /// File name of the authority's certificate: what every node trusts.
 pub const CA_CERT: &str = "ca.crt";
@@ -52,6 +56,14 @@ pub enum CaError {
         path: PathBuf,
         /// What is wrong with it.
         source: rcgen::Error,
+    },
+    /// A certificate in the directory cannot be read.
+    #[error("{} is no certificate of a node: {detail}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
     },
     /// The node's name cannot stand in a certificate.
     #[error("{0}")]

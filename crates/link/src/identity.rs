@@ -9,7 +9,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, version};
 use weir_model::NodeId;
@@ -90,7 +90,8 @@ impl Identity {
     /// Reads the authority's certificate(s), this node's certificate (with its chain, if any) and its key, and
     /// checks what a peer would check: so a mistake shows here, at one node, and not as a refused handshake.
     ///
-    /// Several certificates in `ca` are all trusted, which is how an authority is replaced without a gap.
+    /// Several certificates in `ca` are all trusted, which is how an authority is replaced without a gap. Revocation
+    /// lists in it hold for what their authority signed.
     ///
     /// # Errors
     /// [`IdentityError`]: a file is missing or not PEM, key and certificate are not a pair, the certificate names
@@ -112,10 +113,17 @@ impl Identity {
         let untrusted = |source| IdentityError::Untrusted { cert: cert.into(), ca: ca.into(), source };
         let verifier_error =
             |error: rustls::server::VerifierBuilderError| content(ca, "CA certificate", &error);
+        let revoked = revocations(ca)?;
         let servers = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .with_crls(revoked.clone())
+            .only_check_end_entity_revocation()
+            .allow_unknown_revocation_status()
             .build()
             .map_err(verifier_error)?;
         let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+            .with_crls(revoked)
+            .only_check_end_entity_revocation()
+            .allow_unknown_revocation_status()
             .build()
             .map_err(verifier_error)?;
         let now = UnixTime::now();
@@ -226,6 +234,12 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityErr
         return Err(content(path, "certificate", &"there is none in it"));
     }
     Ok(found)
+}
+
+fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, IdentityError> {
+    CertificateRevocationListDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| pem_error(path, "revocation list", error))
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {

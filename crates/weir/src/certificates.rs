@@ -34,6 +34,50 @@ pub(crate) enum CaCommand {
         #[arg(long, default_value_t = 825)]
         days: u32,
     },
+    /// Issues certificates where one is missing, runs out soon, or is of a replaced authority; prints what it made.
+    #[command(after_help = "Example:\n  weir ca renew tls --within 60 edge-1 edge-2")]
+    Renew {
+        /// Where the authority lies.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// The nodes' names. Without any, all that have a certificate in the directory.
+        #[arg(value_name = "NAME")]
+        names: Vec<NodeId>,
+        /// Days of validity below which a certificate is issued anew.
+        #[arg(long, value_name = "DAYS", default_value_t = 60)]
+        within: u32,
+        /// How long the new ones hold.
+        #[arg(long, default_value_t = 825)]
+        days: u32,
+    },
+    /// Lists the certificates in the directory: node, days left, serial number, and whether this authority signed it.
+    List {
+        /// Where the authority lies.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Revokes nodes' certificates: nodes with the new `ca.crt` refuse them from the next handshake on.
+    #[command(after_help = "Example:\n  weir ca revoke tls edge-3")]
+    Revoke {
+        /// Where the authority lies.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// The nodes' names.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<NodeId>,
+    },
+    /// Replaces the authority. `ca.crt` trusts old and new until `retire`; `renew` issues all certificates anew.
+    Rotate {
+        /// Where the authority lies.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Ends the trust in replaced authorities, once every node shows a certificate of the new one.
+    Retire {
+        /// Where the authority lies.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 pub(crate) fn run(command: CaCommand) -> anyhow::Result<ExitCode> {
@@ -49,6 +93,34 @@ pub(crate) fn run(command: CaCommand) -> anyhow::Result<ExitCode> {
                 println!("{}", authority.issue(&name, &sans, days)?.cert.display());
             }
         }
+        CaCommand::Renew { dir, mut names, within, days } => {
+            let authority = Authority::open(&dir)?;
+            if names.is_empty() {
+                names = authority.issued()?.into_iter().map(|listed| listed.node).collect();
+            }
+            for issued in authority.renew(&names, within, days)? {
+                println!("{}", issued.cert.display());
+            }
+        }
+        CaCommand::List { dir } => {
+            let now = std::time::SystemTime::now();
+            for listed in Authority::open(&dir)?.issued()? {
+                let left = listed.expires.duration_since(now).map_or(0, |left| left.as_secs() / 86_400);
+                let signer = if listed.ours { "current" } else { "replaced" };
+                println!("{:<32} {left:>5} days  {}  {signer}", listed.node.as_str(), listed.serial);
+            }
+        }
+        CaCommand::Revoke { dir, names } => {
+            let authority = Authority::open(&dir)?;
+            for name in names {
+                println!("{name} {}", authority.revoke(&name)?.serial);
+            }
+        }
+        CaCommand::Rotate { dir } => {
+            Authority::rotate(&dir)?;
+            println!("{}", dir.join(weir_link::ca::CA_CERT).display());
+        }
+        CaCommand::Retire { dir } => Authority::open(&dir)?.retire()?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -192,3 +192,61 @@ fn keys_are_private_and_an_authority_is_never_overwritten() {
         Ok(_) | Err(CaError::Sign { .. })
     ));
 }
+
+/// The identity of `name` from the files that its directory holds now.
+fn load(cluster: &Cluster, name: &str) -> Result<Identity, IdentityError> {
+    let file = |suffix: &str| cluster.dir.path().join(format!("{name}.{suffix}"));
+    Identity::load(&cluster.dir.path().join("ca.crt"), &file("crt"), &file("key"))
+}
+
+#[tokio::test]
+async fn a_revoked_node_is_refused_and_the_others_are_not() {
+    let cluster = Cluster::new();
+    let authority = Authority::open(cluster.dir.path()).unwrap();
+    let (stolen, other) = (cluster.identity("edge-1"), cluster.identity("edge-2"));
+    cluster.identity("edge-3");
+    authority.revoke(&node("edge-1")).unwrap();
+    // The list is carried on: the second revocation keeps the first.
+    authority.revoke(&node("edge-3")).unwrap();
+    let sink = cluster.identity("sink-1");
+    let (dialled, accepted) = meet(&stolen, &sink, "sink-1").await;
+    let error = dialled.unwrap_err().to_string();
+    assert!(error.contains("Revoked"), "{error}");
+    accepted.unwrap_err();
+    let (dialled, _) = meet(&other, &sink, "sink-1").await;
+    assert_eq!(dialled.unwrap(), "sink-1");
+    // A new certificate of the same name is good again.
+    let (dialled, _) = meet(&cluster.identity("edge-1"), &sink, "sink-1").await;
+    assert_eq!(dialled.unwrap(), "sink-1");
+}
+
+#[tokio::test]
+async fn an_authority_is_replaced_while_nodes_of_both_talk() {
+    let cluster = Cluster::new();
+    cluster.identity("edge-1");
+    cluster.identity("sink-1");
+    let authority = Authority::rotate(cluster.dir.path()).unwrap();
+    let old = load(&cluster, "edge-1").unwrap();
+    let renewed = authority.renew(&[node("sink-1")], 1, 30).unwrap();
+    assert_eq!(renewed.len(), 1);
+    let new = load(&cluster, "sink-1").unwrap();
+    let (dialled, accepted) = meet(&old, &new, "sink-1").await;
+    assert_eq!((dialled.unwrap().as_str(), accepted.unwrap().as_str()), ("sink-1", "edge-1"));
+    authority.retire().unwrap();
+    assert!(matches!(load(&cluster, "edge-1"), Err(IdentityError::Untrusted { .. })));
+    load(&cluster, "sink-1").unwrap();
+}
+
+#[test]
+fn renewal_touches_only_what_runs_out() {
+    let cluster = Cluster::new();
+    let authority = Authority::open(cluster.dir.path()).unwrap();
+    authority.issue(&node("edge-1"), &["127.0.0.1".to_owned(), "edge-1.example.net".to_owned()], 20).unwrap();
+    authority.issue(&node("edge-2"), &[], 90).unwrap();
+    let renewed = authority.renew(&[node("edge-1"), node("edge-2"), node("edge-3")], 30, 60).unwrap();
+    let names: Vec<_> = renewed.iter().map(|issued| issued.cert.file_stem().unwrap().to_owned()).collect();
+    assert_eq!(names, ["edge-1", "edge-3"]);
+    let text = format!("{:?}", authority.issued().unwrap());
+    assert!(text.contains("127.0.0.1") && text.contains("edge-1.example.net"), "{text}");
+    assert!(authority.renew(&[node("edge-1"), node("edge-2"), node("edge-3")], 30, 60).unwrap().is_empty());
+}
