@@ -17,11 +17,11 @@ use tokio::time::{Instant, Sleep, timeout};
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::WaitForCancellationFuture;
 
-use weir_forward::{Event, Session};
+use weir_forward::{Event, Session, Skips, Violation};
 use weir_routing::RouteCache;
 use weir_telemetry::{TagCounter, names};
 
-use crate::door::{Allowance, Counted, Door, Holding, Judgement, Meter, Peer, Settings, Stream};
+use crate::door::{Allowance, Counted, Door, Holding, Judgement, Meter, Peer, Rewrite, Settings, Stream};
 use crate::intake::{Pending, Stored, TAG_CACHE, now_ns};
 
 /// Bytes read from a busy socket at once.
@@ -64,6 +64,8 @@ pub(crate) struct Connection {
     session: Session,
     acks: Acks,
     meter: Meter,
+    rewrite: Rewrite,
+    hostname: Option<Arc<str>>,
     holding: Holding,
     clock: Clock,
     /// It was read in big bites lately.
@@ -120,6 +122,7 @@ impl Connection {
         settings: Arc<Settings>,
         stream: Stream,
         peer: Peer,
+        hostname: Option<Arc<str>>,
         session: Session,
         counted: Counted,
     ) -> Self {
@@ -128,6 +131,8 @@ impl Connection {
         let now = Instant::now();
         Self {
             meter: meter(&settings, &peer),
+            rewrite: Rewrite::new(&settings.config, &peer, hostname.as_deref()),
+            hostname,
             holding: Holding::new(door.budget.clone()),
             door,
             peer,
@@ -209,14 +214,34 @@ impl Connection {
                     break;
                 }
                 Err(violation) => {
-                    let reason = violation.fault.label();
-                    names::FORWARD_VIOLATIONS_TOTAL.with([reason]).increment(1);
-                    self.door.refusals.note(reason, &self.peer, &violation);
-                    return Some(End::Refused);
+                    if let Some(end) = self.refuse(violation).await {
+                        return Some(end);
+                    }
                 }
             }
         }
         self.hold();
+        None
+    }
+
+    /// Closes, unless it was a whole message that has come too often: that is kept aside, and what is behind it goes on.
+    async fn refuse(&mut self, violation: Violation) -> Option<End> {
+        let reason = violation.fault.label();
+        names::FORWARD_VIOLATIONS_TOTAL.with([reason]).increment(1);
+        self.door.refusals.note(reason, &self.peer, &violation);
+        let Some(refused) = violation.refused.filter(|refused| refused.chunk.is_some()) else {
+            return Some(End::Refused);
+        };
+        let ack = refused.ack.clone();
+        let door = self.door.clone();
+        let Some(path) = Box::pin(door.quarantine.refuse(*refused)).await else { return Some(End::Refused) };
+        names::FORWARD_QUARANTINED_TOTAL.with([]).increment(1);
+        door.refusals.note(
+            "quarantined",
+            &self.peer,
+            format_args!("its chunk is kept in {}", path.display()),
+        );
+        self.take(Event::Ack { ack, skipped: Skips::default() }).await;
         None
     }
 
@@ -227,6 +252,7 @@ impl Connection {
             return None;
         };
         self.follow_settings();
+        let batch = self.rewrite.apply(batch);
         let (events, bytes) = (batch.header.events(), batch.payload.len() as u64);
         self.warn_of_size(bytes);
         match self.meter.take(self.door.now(), &batch.header.tag, events, bytes) {
@@ -275,6 +301,7 @@ impl Connection {
         if !Arc::ptr_eq(&settings.rules, &self.settings.rules) {
             self.meter = meter(&settings, &self.peer);
         }
+        self.rewrite = Rewrite::new(&settings.config, &self.peer, self.hostname.as_deref());
         self.settings = Arc::clone(&settings);
     }
 
@@ -481,7 +508,11 @@ impl Connection {
         let incomplete = self.session.buffer().len();
         match end {
             End::Eof if incomplete > 0 => {
-                names::FORWARD_SKIPPED_TOTAL.with(["incomplete"]).increment(1);
+                names::FORWARD_VIOLATIONS_TOTAL.with(["truncated"]).increment(1);
+                let detail = format_args!(
+                    "its connection ended within a message, of which {incomplete} bytes had come"
+                );
+                self.door.refusals.note("truncated", &self.peer, detail);
             }
             End::Eof => {}
             _ if !matches!(told, Ok(Ok(()))) => {}
@@ -496,6 +527,7 @@ impl Connection {
         loop {
             match self.session.next(now_ns()) {
                 Ok(Some(Event::Batch(batch))) if batch.acks.is_empty() => {
+                    let batch = self.rewrite.apply(batch);
                     self.take(Event::Batch(batch)).await;
                     while let Some(stored) = self.pending.next().await {
                         if !self.note(stored) {

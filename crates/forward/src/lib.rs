@@ -11,6 +11,7 @@ pub mod handshake;
 pub mod scan;
 pub mod unpack;
 
+mod annotate;
 mod frame;
 mod json;
 mod message;
@@ -20,6 +21,7 @@ mod session;
 mod sieve;
 mod tally;
 
+pub use annotate::{Member, annotate};
 pub use message::{CHUNK_BYTES_MAX, TAG_BYTES_MAX};
 pub use outcome::{Batch, Event, Fault, Reason, Refused, Skips, Violation};
 pub use session::{Limits, Session};

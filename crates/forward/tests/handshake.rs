@@ -66,6 +66,7 @@ fn outcome(security: Security, peer: &str, input: &[u8]) -> Result<Option<String
     verdict(security, peer, input).unwrap().outcome.map(|identity| identity.user)
 }
 
+/// [R53]
 #[test]
 fn hello_is_that_of_fluentd() {
     let server = Server::new(Arc::new(security()), "::1".parse().unwrap(), NONCE, AUTH);
@@ -75,6 +76,7 @@ fn hello_is_that_of_fluentd() {
     assert_eq!(server.hello().len(), 65);
 }
 
+/// [R55]
 #[test]
 fn a_ping_in_pieces_is_answered_when_it_is_whole() {
     let ping = ping("key", None);
@@ -96,6 +98,7 @@ fn a_ping_in_pieces_is_answered_when_it_is_whole() {
     assert!(matches!(session.next(0), Ok(Some(Event::Batch(_)))));
 }
 
+/// [R57, #23]
 #[test]
 fn a_denial_names_its_reason() {
     let pong = verdict(security(), "::1", &ping("wrong", None)).unwrap().pong;
@@ -127,6 +130,7 @@ fn addresses_and_keys() {
     assert_eq!(check(false, "10.1.1.1", "key"), Err(Denial::SharedKey));
 }
 
+/// [R54]
 #[test]
 fn users() {
     let check = |peer: &str, key: &str, user| outcome(with_users(security()), peer, &ping(key, user));
@@ -164,6 +168,7 @@ fn anything_but_a_ping_is_invalid() {
     }
 }
 
+/// [R56]
 #[test]
 fn a_server_name_that_clients_refuse_is_found_beforehand() {
     let check = |name: &str| Security { server_hostname: name.to_owned(), ..security() }.check();

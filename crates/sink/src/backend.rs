@@ -6,9 +6,10 @@ use weir_model::GroupId;
 use weir_shape::{Codec, Format, Partitioner, TemplateError};
 use weir_store::Backend;
 use weir_store_file::{FileBackend, FileSettings};
+use weir_store_forward::{ForwardBackend, ForwardSettings, Security, Server, Tls};
 use weir_store_hdfs::{HdfsBackend, HdfsSettings};
 use weir_store_kafka::{Compression, KafkaBackend, KafkaSettings, Key};
-use weir_topology::{Group, KafkaKey, KafkaStore, StoreConfig};
+use weir_topology::{Group, KafkaKey, KafkaStore, SecretError, StoreConfig};
 
 /// Why a store's settings do not make a store.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,24 @@ pub enum BackendError {
         /// Why.
         #[source]
         source: weir_store_kafka::SettingsError,
+    },
+    /// A secret of the receivers.
+    #[error("group {group}: a secret of the forward store is missing")]
+    Secret {
+        /// Whose.
+        group: GroupId,
+        /// Why.
+        #[source]
+        source: SecretError,
+    },
+    /// The forward store's certificates.
+    #[error("group {group}: TLS to the receivers cannot be set up")]
+    Forward {
+        /// Whose.
+        group: GroupId,
+        /// Why.
+        #[source]
+        source: weir_store_forward::TlsError,
     },
     /// HDFS's settings.
     #[error("group {group}: the HDFS store's settings are refused")]
@@ -71,6 +90,10 @@ pub fn open(group: &Group) -> Result<Arc<dyn Backend>, BackendError> {
             KafkaBackend::new(kafka(group, store)?)
                 .map_err(|source| BackendError::Kafka { group: group.id.clone(), source })?,
         ),
+        StoreConfig::Forward(store) => Arc::new(
+            ForwardBackend::new(forward(group, store)?)
+                .map_err(|source| BackendError::Forward { group: group.id.clone(), source })?,
+        ),
         StoreConfig::Hdfs(store) => {
             let mut settings = HdfsSettings::new(store.url.clone(), store.path.clone());
             settings.partitioner = partitioner(&store.partition)?;
@@ -84,6 +107,39 @@ pub fn open(group: &Group) -> Result<Arc<dyn Backend>, BackendError> {
                     .map_err(|source| BackendError::Hdfs { group: group.id.clone(), source })?,
             )
         }
+    })
+}
+
+fn forward(group: &Group, store: &weir_topology::ForwardStore) -> Result<ForwardSettings, BackendError> {
+    let missing = |source| BackendError::Secret { group: group.id.clone(), source };
+    let security = store.security.as_ref().map(|security| {
+        let user = security.user.as_ref().map(|user| Ok((user.username.clone(), user.password.read()?)));
+        Ok(Security {
+            self_hostname: security.self_hostname.clone(),
+            shared_key: security.shared_key.read()?,
+            user: user.transpose()?,
+        })
+    });
+    Ok(ForwardSettings {
+        servers: store
+            .servers
+            .iter()
+            .map(|server| Server {
+                address: server.address.clone(),
+                weight: server.weight,
+                standby: server.standby,
+            })
+            .collect(),
+        tls: store.tls.as_ref().map(|tls| Tls {
+            ca: tls.ca.clone(),
+            identity: tls.identity.clone(),
+            name: tls.name.clone(),
+        }),
+        security: security.transpose().map_err(missing)?,
+        connect_timeout: store.connect_timeout,
+        ack_timeout: store.ack_timeout,
+        zstd: store.zstd,
+        recover_every: store.recover_every,
     })
 }
 

@@ -53,6 +53,8 @@ catalogue! {
         "Batches or connections that went beyond a limit, by what was done with them.";
     Counter FORWARD_DROPPED_EVENTS_TOTAL = "weir_forward_dropped_events_total" in Count by ["listener", "limit"]:
         "Events that were dropped, and acknowledged, because they went beyond a limit with the action drop.";
+    Counter FORWARD_QUARANTINED_TOTAL = "weir_forward_quarantined_total" in Count by []:
+        "Chunks that did not decode three times: kept in the quarantine directory of the edge, and acknowledged.";
     Counter FORWARD_HEARTBEATS_TOTAL = "weir_forward_heartbeats_total" in Count by []:
         "UDP heartbeats of senders that were answered.";
     Gauge FORWARD_HELD_BYTES = "weir_forward_held_bytes" in Bytes by []:

@@ -25,8 +25,9 @@ pub use forward::{
     Listener, Per, Rate, RateLimit,
 };
 pub use model::{
-    Ack, Affinity, Codec, EdgeNode, FileStore, Format, Group, HdfsStore, KafkaKey, KafkaStore, Options,
-    Overflow, PartLimits, Route, SinkNode, Stage, StoreConfig, Topology,
+    Ack, Affinity, Codec, EdgeNode, FileStore, Format, ForwardServer, ForwardStore, ForwardStoreSecurity,
+    ForwardStoreTls, Group, HdfsStore, KafkaKey, KafkaStore, Options, Overflow, PartLimits, Route, SinkNode,
+    Stage, StoreConfig, Topology,
 };
 pub use node::{Listen, Log, LogFormat, NodeConfig, Role, Tls, parse_node};
 pub use problem::{Problem, Severity};

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use weir_model::{GroupId, NodeId};
 
-use crate::forward::Forward;
+use crate::forward::{Forward, ForwardUser};
+use crate::secret::Secret;
 use crate::size::ByteSize;
 
 /// One cluster, as its topology file describes it.
@@ -43,8 +44,10 @@ impl Topology {
     pub fn rebase(&mut self, dir: &Path) {
         self.forward.rebase(dir);
         for group in &mut self.groups {
-            if let StoreConfig::File(store) = &mut group.store {
-                store.path = dir.join(&store.path);
+            match &mut group.store {
+                StoreConfig::File(store) => store.path = dir.join(&store.path),
+                StoreConfig::Forward(store) => store.rebase(dir),
+                StoreConfig::Kafka(_) | StoreConfig::Hdfs(_) => {}
             }
         }
     }
@@ -153,6 +156,8 @@ pub enum StoreConfig {
     Kafka(KafkaStore),
     /// Files in HDFS.
     Hdfs(HdfsStore),
+    /// Receivers of Fluentd Forward.
+    Forward(ForwardStore),
 }
 
 /// Files in a directory of the sink's machine.
@@ -228,6 +233,71 @@ impl IntoIterator for Options {
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
+    }
+}
+
+/// Receivers of Fluentd Forward, such as Fluentd, Fluent Bit or another Weir.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardStore {
+    /// One at least.
+    pub servers: Vec<ForwardServer>,
+    /// TLS to all of them.
+    pub tls: Option<ForwardStoreTls>,
+    /// What they want to hear in the handshake.
+    pub security: Option<ForwardStoreSecurity>,
+    /// How long connecting may take, handshakes included.
+    pub connect_timeout: Duration,
+    /// How long an acknowledgement may take.
+    pub ack_timeout: Duration,
+    /// Whether receivers take zstd.
+    pub zstd: bool,
+    /// How often a receiver that failed is tried.
+    pub recover_every: Duration,
+}
+
+/// One receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardServer {
+    /// `host:port`.
+    pub address: String,
+    /// Its share of the work; never 0.
+    pub weight: u32,
+    /// Whether it gets work only while all others fail.
+    pub standby: bool,
+}
+
+/// TLS to receivers. As written; see [`Topology::rebase`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardStoreTls {
+    /// Authorities of their certificates.
+    pub ca: PathBuf,
+    /// Our own certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The name in their certificates, if it is not that of their address.
+    pub name: Option<String>,
+}
+
+/// The handshake with receivers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardStoreSecurity {
+    /// Our name there.
+    pub self_hostname: String,
+    /// The shared key.
+    pub shared_key: Secret,
+    /// Who we are, where receivers ask for users.
+    pub user: Option<ForwardUser>,
+}
+
+impl ForwardStore {
+    fn rebase(&mut self, dir: &Path) {
+        if let Some(tls) = &mut self.tls {
+            let identity = tls.identity.iter_mut().flat_map(|(cert, key)| [cert, key]);
+            identity.chain([&mut tls.ca]).for_each(|path| *path = dir.join(&*path));
+        }
+        if let Some(security) = &mut self.security {
+            security.shared_key.rebase(dir);
+            security.user.iter_mut().for_each(|user| user.password.rebase(dir));
+        }
     }
 }
 

@@ -10,14 +10,17 @@ use toml::de::DeValue;
 use weir_model::GroupId;
 use weir_shape::Partitioner;
 
+use crate::forward::ForwardUser;
 use crate::model::{
-    Codec, FileStore, Format, HdfsStore, KafkaKey, KafkaStore, Options, PartLimits, StoreConfig,
+    Codec, FileStore, Format, ForwardServer, ForwardStore, ForwardStoreSecurity, ForwardStoreTls, HdfsStore,
+    KafkaKey, KafkaStore, Options, PartLimits, StoreConfig,
 };
 use crate::problem::did_you_mean;
-use crate::read::{Block, Checked, Reader, Value, Wrong, words};
+use crate::read::{Address, Block, Checked, Reader, Value, Wrong, words};
+use crate::secret::Secret;
 use crate::size::ByteSize;
 
-const KINDS: [&str; 3] = ["file", "kafka", "hdfs"];
+const KINDS: [&str; 4] = ["file", "kafka", "hdfs", "forward"];
 const COMPRESSIONS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 const PARTITION: &str = "%Y/%m/%d/%H";
 
@@ -54,6 +57,43 @@ struct RawKafka {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawForward {
+    connect_timeout: Optional<Duration>,
+    ack_timeout: Optional<Duration>,
+    recover_every: Optional<Duration>,
+    #[serde(default)]
+    zstd: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawServer {
+    address: Spanned<Checked<Address<false>>>,
+    weight: Option<Spanned<u32>>,
+    #[serde(default)]
+    standby: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawClientTls {
+    ca: Spanned<Checked<PathBuf>>,
+    cert: Optional<PathBuf>,
+    key: Optional<PathBuf>,
+    name: Optional<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawClientSecurity {
+    self_hostname: Spanned<Checked<String>>,
+    shared_key: Spanned<Checked<Secret>>,
+    username: Optional<String>,
+    password: Optional<Secret>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawHdfs {
     url: Spanned<Checked<String>>,
     path: Spanned<Checked<String>>,
@@ -76,6 +116,7 @@ pub(crate) fn store(reader: &mut Reader<'_>, mut block: Block<'_>, group: &Group
         Some("file") => file(reader, &block),
         Some("kafka") => kafka(reader, &block, group),
         Some("hdfs") => hdfs(reader, &block),
+        Some("forward") => forward(reader, block),
         other => {
             let hint = did_you_mean(other.unwrap_or_default(), KINDS);
             reader.error(kind.span(), format!("no store is of kind {}", shown(&kind)), hint);
@@ -90,6 +131,7 @@ pub(crate) fn part_limits(store: &StoreConfig) -> PartLimits {
         StoreConfig::File(_) => (64, Duration::from_secs(1)),
         StoreConfig::Kafka(_) => (16, Duration::from_millis(200)),
         StoreConfig::Hdfs(_) => (128, Duration::from_secs(60)),
+        StoreConfig::Forward(_) => (8, Duration::from_millis(100)),
     };
     PartLimits { bytes: ByteSize::mebibytes(mebibytes), age }
 }
@@ -194,6 +236,79 @@ fn hdfs(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<StoreConfig> {
         url: url?,
         path: path?,
     }))
+}
+
+fn forward(reader: &mut Reader<'_>, mut block: Block<'_>) -> Option<StoreConfig> {
+    let servers = reader.take_tables(&mut block, "server");
+    let tls = reader.take_table(&mut block, "tls");
+    let security = reader.take_table(&mut block, "security");
+    if servers.is_empty() {
+        let hint = "write server = [{ address = \"host:24224\" }]".to_owned();
+        reader.error(block.span(), "a forward store needs servers", Some(hint));
+    }
+    let servers: Vec<ForwardServer> = servers.iter().filter_map(|block| server(reader, block)).collect();
+    let tls = tls.map(|block| client_tls(reader, &block));
+    let security = security.map(|block| client_security(reader, &block));
+    let raw: RawForward = reader.block(&block, &["kind", "server", "tls", "security"])?;
+    Some(StoreConfig::Forward(ForwardStore {
+        servers,
+        tls: tls.map_or(Some(None), |tls| tls.map(Some))?,
+        security: security.map_or(Some(None), |security| security.map(Some))?,
+        connect_timeout: reader.value_or(raw.connect_timeout, Duration::from_secs(10)),
+        ack_timeout: reader.value_or(raw.ack_timeout, Duration::from_secs(190)),
+        zstd: raw.zstd,
+        recover_every: reader
+            .value_or(raw.recover_every, Duration::from_secs(1))
+            .max(Duration::from_millis(10)),
+    }))
+}
+
+fn server(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<ForwardServer> {
+    let raw: RawServer = reader.block(block, &[])?;
+    let address = reader.required(raw.address);
+    if let Some(weight) = raw.weight.as_ref().filter(|weight| *weight.get_ref() == 0) {
+        let hint = "a weight is 1 or more; leave the server out to send it nothing".to_owned();
+        reader.error(weight.span(), "a server of weight 0 would get no work", Some(hint));
+    }
+    let weight = raw.weight.map_or(1, Spanned::into_inner);
+    Some(ForwardServer { address: address?.0, weight, standby: raw.standby })
+}
+
+fn client_tls(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<ForwardStoreTls> {
+    let raw: RawClientTls = reader.block(block, &[])?;
+    let ca = reader.required(raw.ca);
+    let name = raw.name.and_then(|name| reader.required(name));
+    let identity = match (raw.cert, raw.key) {
+        (Some(cert), Some(key)) => Some((reader.required(cert)?, reader.required(key)?)),
+        (None, None) => None,
+        _ => {
+            reader.error(
+                block.span(),
+                "cert and key belong together",
+                Some("write both or neither".to_owned()),
+            );
+            None
+        }
+    };
+    Some(ForwardStoreTls { ca: ca?, identity, name })
+}
+
+fn client_security(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<ForwardStoreSecurity> {
+    let raw: RawClientSecurity = reader.block(block, &[])?;
+    let self_hostname = reader.required(raw.self_hostname);
+    let shared_key = reader.required(raw.shared_key);
+    let user = match (raw.username, raw.password) {
+        (Some(username), Some(password)) => {
+            Some(ForwardUser { username: reader.required(username)?, password: reader.required(password)? })
+        }
+        (None, None) => None,
+        _ => {
+            let hint = Some("write both or neither".to_owned());
+            reader.error(block.span(), "username and password belong together", hint);
+            None
+        }
+    };
+    Some(ForwardStoreSecurity { self_hostname: self_hostname?, shared_key: shared_key?, user })
 }
 
 /// A value as it is named in a message.

@@ -187,7 +187,8 @@ fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Opti
     let overflow = self::overflow(reader, overflow, &id, &seen.known);
     let ack = self::ack(reader, raw.ack);
     let Some(store_block) = store_block else {
-        let hint = "write [group.store] and below it kind = \"file\", \"kafka\" or \"hdfs\"".to_owned();
+        let hint =
+            "write [group.store] and below it kind = \"file\", \"kafka\", \"hdfs\" or \"forward\"".to_owned();
         reader.error(block.span(), "the group has no store", Some(hint));
         return None;
     };

@@ -102,7 +102,7 @@ const WRONG_TOPOLOGIES: &[Case] = &[
     ("kind = \"file\"\npath = \"out\"\n", "", &[("14:1", "no kind", "")]),
     ("[group.store]\nkind = \"file\"\npath = \"out\"\n", "", &[("7:1", "no store", "[group.store]")]),
     ("\"kafka\"", "\"kafak\"", &[("24:8", "no store is of kind \"kafak\"", "did you mean \"kafka\"?")]),
-    ("kind = \"file\"\n", "", &[("14:1", "no kind", "file, kafka, hdfs")]),
+    ("kind = \"file\"\n", "", &[("14:1", "no kind", "file, kafka, hdfs, forward")]),
     ("\"app.**\"", "\" \"", &[("27:9", "matches nothing", "**")]),
     ("\"app.**\"", "\"app.** sys.{a\"", &[("27:21", "\"sys.{a\": the '{'", "without white space")]),
     ("\"app.**\"", "'''sys.{a, b}'''", &[("27:16", "'{'", "white space"), ("27:21", "'}'", "white space")]),
@@ -232,4 +232,80 @@ fn all_problems_come_at_once() {
     let found = parse_topology(&text, "t.toml").expect_err(&text);
     let lines: Vec<usize> = found.iter().map(|problem| problem.line).collect();
     assert_eq!(lines, [2, 3, 9, 11, 15, 19, 20, 30], "{found:#?}");
+}
+
+/// What is wrong with listeners, at the end of a right file: what is added, and what is reported, as above.
+const WRONG_LISTENERS: &[(&str, &[(&str, &str)])] = &[
+    ("[forward]\nmemori = '1GiB'", &[("unknown key `memori`", "")]),
+    ("[forward]\nmemory = '1MiB'", &[("16MiB", "")]),
+    ("[forward]\nallow = ['10.0.0.0/33']", &[("is not a network", "10.0.0.0/8")]),
+    ("[forward]\nidle_timeout = '0s'", &[("end at once", "leave the key out")]),
+    ("[forward]\nmax_connections = 0", &[("nobody could connect", "")]),
+    ("[forward]\nsource_prefix_v4 = 33", &[("has 32 bits", "")]),
+    ("[forward.tls]\ncert = 'c'", &[("missing field `key`", "add the key `key`")]),
+    (
+        "[forward.security]\nself_hostname = 'localhost'\nshared_key = 'k'",
+        &[("called \"localhost\"", "Fluent Bit")],
+    ),
+    (
+        "[forward.security]\nshared_key = { environment = 'K' }",
+        &[("a variable or a file", "{ env = \"NAME\" }")],
+    ),
+    (
+        "[forward.security]\nshared_key = 'k'\nuser = [{ username = 'ada', password = 'p' }]\nclient = [{ network = '::/0', users = ['adb'] }]",
+        &[("no user \"adb\"", "did you mean \"ada\"?")],
+    ),
+    ("[[forward.limit]]\naction = 'slow'", &[("limits nothing", "events = 10000")]),
+    ("[[forward.limit]]\nevents = 0\naction = 'slow'", &[("lets nothing through", "")]),
+    ("[[forward.limit]]\nevents = 1\naction = 'stop'", &[("\"stop\" is not known", "close")]),
+    ("[[forward.limit]]\nevents = 1\nmatch = 'a.{b'\naction = 'drop'", &[("pattern \"a.{b\"", "")]),
+    ("[[forward.limit]]\nconnections = 1\naction = 'drop'", &[("only be closed", "close")]),
+    (
+        "[[forward.limit]]\nconnections = 1\nper = 'tag'\naction = 'close'",
+        &[("no tag yet", "per = \"source\"")],
+    ),
+    ("[[listener]]\naddress = '0.0.0.0:1'", &[("missing field `name`", "")]),
+    ("[[listener]]\nname = 'a'\naddress = 'here:1'\nunix = 's'", &[("one place", "second [[listener]]")]),
+    ("[[listener]]\nname = 'a'\nunix = 's'\nmode = 'rw'", &[("no file mode", "chmod")]),
+    ("[[listener]]\nname = 'a'\nedges = ['edge-2']", &[("no edge \"edge-2\"", "edge-1")]),
+    ("[[listener]]\nname = 'a'\n[[listener]]\nname = 'a'\naddress = 'h:1'", &[("two listeners \"a\"", "")]),
+    ("[[listener]]\nname = 'a'\n[[listener]]\nname = 'b'", &[("in the same place", "another address")]),
+    // Said once, though two listeners inherit it.
+    (
+        "[forward]\ndeny = ['x']\n[[listener]]\nname = 'a'\n[[listener]]\nname = 'b'\naddress = 'h:1'",
+        &[("\"x\" is not a network", "")],
+    ),
+];
+
+#[test]
+fn wrong_listeners() {
+    for (added, expected) in WRONG_LISTENERS {
+        let text = format!("{TOPOLOGY}{added}\n");
+        let problems = parse_topology(&text, "t.toml").expect_err(added);
+        let seen: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(seen.len(), expected.len(), "{added}: {seen:#?}");
+        for (problem, (message, hint)) in problems.iter().zip(*expected) {
+            assert!(problem.message.contains(message), "{added}: {problem}");
+            assert!(problem.hint.as_deref().unwrap_or_default().contains(hint), "{added}: {problem}");
+        }
+    }
+}
+
+#[test]
+fn a_listener_inherits_what_it_does_not_say() {
+    let text = format!(
+        "{TOPOLOGY}[forward]\nmax_connections = 7\nidle_timeout = '1min'\n[[listener]]\nname = 'a'\n\
+         [[listener]]\nname = 'b'\nunix = 'b.sock'\nmax_connections = 8\nedges = ['edge-1']\n"
+    );
+    let (topology, _) = parse_topology(&text, "t.toml").unwrap();
+    let seen: Vec<_> = topology
+        .forward
+        .of(&"edge-1".parse().unwrap())
+        .map(|listener| {
+            (listener.name.as_str(), listener.settings.max_connections, listener.settings.idle_timeout)
+        })
+        .collect();
+    let minute = Some(std::time::Duration::from_secs(60));
+    assert_eq!(seen, [("a", 7, minute), ("b", 8, minute)]);
+    assert_eq!(topology.forward.of(&"edge-9".parse().unwrap()).count(), 1);
 }

@@ -95,5 +95,9 @@ fn store(group: &Group) -> String {
         StoreConfig::File(store) => format!("file {}", store.path.display()),
         StoreConfig::Kafka(store) => format!("kafka {} topic {}", store.brokers, store.topic),
         StoreConfig::Hdfs(store) => format!("hdfs {}{}", store.url, store.path),
+        StoreConfig::Forward(store) => {
+            let servers: Vec<&str> = store.servers.iter().map(|server| server.address.as_str()).collect();
+            format!("forward {}", servers.join(" "))
+        }
     }
 }

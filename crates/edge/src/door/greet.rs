@@ -68,7 +68,11 @@ async fn serve(door: Arc<Door>, settings: Arc<Settings>, mut stream: Stream, pee
             None => return,
         },
     };
-    Connection::new(door, settings, stream, peer, session, counted).run().await;
+    let hostname = match settings.config.source_hostname_key {
+        Some(_) => door.names.of(&peer).await,
+        None => None,
+    };
+    Connection::new(door, settings, stream, peer, hostname, session, counted).run().await;
 }
 
 /// HELO, PING, PONG. None if the sender is gone, or was told that it may not come in.

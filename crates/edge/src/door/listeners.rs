@@ -19,6 +19,7 @@ use weir_model::NodeId;
 use weir_topology::{Forward, ListenAt};
 
 use super::heartbeat::Heartbeats;
+use super::quarantine::Quarantine;
 use super::settings::{Settings, SettingsError};
 use super::{Budget, Door, Peer, greet};
 use crate::intake::Intake;
@@ -65,6 +66,7 @@ pub(crate) struct Listeners {
     node_file: String,
     intake: Arc<Intake>,
     budget: Arc<Budget>,
+    quarantine: Arc<Quarantine>,
     open: Vec<Open>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -110,12 +112,19 @@ struct Open {
 
 impl Listeners {
     /// No listener yet. `node_file` is the edge's own `listen.forward`.
-    pub(crate) fn new(node: NodeId, node_file: String, intake: Arc<Intake>, forward: &Forward) -> Self {
+    pub(crate) fn new(
+        node: NodeId,
+        node_file: String,
+        data_dir: &Path,
+        intake: Arc<Intake>,
+        forward: &Forward,
+    ) -> Self {
         let listeners = Self {
             node,
             node_file,
             intake,
             budget: Budget::new(usize::try_from(forward.memory.0).unwrap_or(usize::MAX)),
+            quarantine: Quarantine::new(data_dir.join("quarantine")),
             open: Vec::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -202,7 +211,14 @@ impl Listeners {
 
     fn start(&self, name: &str, place: Place, socket: Socket, settings: &Arc<Settings>) -> Open {
         let stop = self.stop.child_token();
-        let door = Door::new(name, settings.clone(), self.intake.clone(), self.budget.clone(), stop);
+        let door = Door::new(
+            name,
+            settings.clone(),
+            self.intake.clone(),
+            self.budget.clone(),
+            self.quarantine.clone(),
+            stop,
+        );
         let mut open =
             Open { name: name.to_owned(), place, address: None, door, socket: None, heartbeats: None };
         let (door, tasks) = (open.door.clone(), self.tasks.clone());

@@ -6,7 +6,7 @@
 //!
 //! The rooms below decide alone: [`proxy`](mod@proxy) what a balancer's header says, [`bucket`](mod@bucket) and
 //! [`limits`](mod@limits) what is too much, [`memory`](mod@memory) who may be read, [`census`](mod@census) how many there
-//! are, [`refusals`](mod@refusals) what is told of it.
+//! are, [`refusals`](mod@refusals) what is told of it, [`rewrite`](mod@rewrite) what is changed of a batch.
 
 mod bucket;
 mod census;
@@ -17,7 +17,9 @@ mod listeners;
 mod memory;
 mod peer;
 mod proxy;
+mod quarantine;
 mod refusals;
+mod rewrite;
 mod settings;
 mod stream;
 mod tls;
@@ -40,11 +42,13 @@ pub(crate) use limits::{Judgement, Meter};
 pub(crate) use listeners::Listeners;
 pub(crate) use memory::{Allowance, Budget, Holding};
 pub(crate) use peer::Peer;
+pub(crate) use rewrite::Rewrite;
 pub(crate) use settings::Settings;
 pub(crate) use stream::Stream;
 
 use bucket::Nanos;
 use census::{Census, Full};
+use quarantine::Quarantine;
 use refusals::Refusals;
 
 /// What all connections of one listener share.
@@ -52,9 +56,11 @@ pub(crate) struct Door {
     pub(crate) intake: Arc<Intake>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) refusals: Refusals,
+    pub(crate) quarantine: Arc<Quarantine>,
     /// Ends the listener, and its connections between two messages.
     pub(crate) stop: CancellationToken,
     pub(crate) metrics: Metrics,
+    names: rewrite::Names,
     settings: ArcSwap<Settings>,
     census: Arc<Census>,
     began: Instant,
@@ -74,12 +80,14 @@ impl Door {
         settings: Arc<Settings>,
         intake: Arc<Intake>,
         budget: Arc<Budget>,
+        quarantine: Arc<Quarantine>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
             intake,
             budget,
             refusals: Refusals::new(name),
+            quarantine,
             stop,
             metrics: Metrics {
                 open: names::FORWARD_CONNECTIONS.with([]),
@@ -87,6 +95,7 @@ impl Door {
                 acks: names::FORWARD_ACKS_TOTAL.with([]),
                 acks_unread: names::FORWARD_ACKS_UNREAD_TOTAL.with([]),
             },
+            names: rewrite::Names::default(),
             settings: ArcSwap::new(settings),
             census: Arc::default(),
             began: Instant::now(),

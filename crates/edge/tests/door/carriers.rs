@@ -6,10 +6,13 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use crate::scene::{Scene, Sender, ack, message, until};
 
+/// Acknowledged once it is on the disk, whole and in order, also to a sender that has closed its half, and with no chunk
+/// the connection stays open [R4, R38, R39, R40, #21].
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_tcp_and_a_sender_that_closes_its_half() {
     let scene = Scene::start("").await;
     let mut sender = scene.tcp().await;
+    sender.send(b"\x93\xa1t\x01\x80").await;
     sender.acked(b'1').await;
     // Pipelined, then half closed: both are acknowledged before the end.
     sender.send(&[message("t", b'2'), message("u", b'3')].concat()).await;
@@ -118,6 +121,7 @@ async fn headers_of_load_balancers() {
     assert_eq!(bare.rest().await, b"");
 }
 
+/// [R58, R59, #22]
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_are_answered_from_where_they_went() {
     let scene = Scene::start("[[listener]]\nname = 'any'\naddress = '0.0.0.0:0'\n").await;

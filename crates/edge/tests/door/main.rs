@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails, there and then")]
 
+mod bytes;
 mod carriers;
 mod handshake;
 mod live;

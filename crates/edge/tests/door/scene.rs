@@ -36,6 +36,11 @@ pub(crate) struct Sender(pub(crate) Box<dyn Wire>);
 impl Scene {
     /// An edge whose topology has this text besides a group and a route. `{dir}` in it is the scene's directory.
     pub(crate) async fn start(forward: &str) -> Self {
+        Self::with_group("", forward).await
+    }
+
+    /// The same with further keys of the group.
+    pub(crate) async fn with_group(group: &str, forward: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let tls = dir.path().join("tls");
         std::fs::create_dir(&tls).unwrap();
@@ -52,14 +57,14 @@ impl Scene {
         };
         let tags = TagTable::new(Direction::In, 10);
         let health = Health::new("edge", name, "test");
-        let topology = topology(&dir.path().display().to_string(), forward);
+        let topology = topology(&dir.path().display().to_string(), group, forward);
         let edge = Edge::start(settings, &topology, tags, &health).await.unwrap();
         Self { dir, edge, authority }
     }
 
     /// Goes on with other settings of listeners.
     pub(crate) async fn listen(&self, forward: &str) -> Result<(), StartError> {
-        let topology = topology(&self.dir.path().display().to_string(), forward);
+        let topology = topology(&self.dir.path().display().to_string(), "", forward);
         self.edge.apply(&topology).await.map(drop)
     }
 
@@ -163,20 +168,21 @@ pub(crate) fn ack(chunk: u8) -> Vec<u8> {
     [b"\x81\xa3ack\xa1", &[chunk][..]].concat()
 }
 
-fn topology(dir: &str, forward: &str) -> Topology {
+fn topology(dir: &str, group: &str, forward: &str) -> Topology {
     let text = r#"
         version = 1
         cluster.name = "test"
         edge = [{ name = "edge-1", rack = "r" }]
         [[group]]
         id = "g"
+        {group}
         sink = [{ name = "s", rack = "r", address = "127.0.0.1:9" }]
         store = { kind = "file", path = "out" }
         [[route]]
         match = "**"
         groups = ["g"]
     "#;
-    let text = format!("{text}\n{}", forward.replace("{dir}", dir));
+    let text = format!("{}\n{}", text.replace("{group}", group), forward.replace("{dir}", dir));
     parse_topology(&text, "test").unwrap_or_else(|problems| panic!("{problems:?}")).0
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::scene::{Scene, ack, message, until};
 
+/// With all due acknowledgements written before the end [R60].
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_and_endless_messages_are_closed() {
     let scene = Scene::start("[forward]\nidle_timeout = '1s'\nmessage_timeout = '1s'\n").await;
@@ -120,4 +121,30 @@ action = '{action}'
     assert!((10..100).contains(&taken), "{taken}");
     // Other tags are not concerned.
     scene.tcp().await.acked(b'5').await;
+}
+
+/// A batch that cannot be stored in time is answered with a close: neither late, nor with anything else, nor never
+/// [R41, R42, R44, #18].
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_stored_in_time_is_not_acknowledged() {
+    let scene = Scene::with_group("quota = '64MiB'", "[forward]\nack_deadline = '1s'\n").await;
+    let mut sender = scene.tcp().await;
+    let body = vec![0; 1 << 20];
+    let large = [b"\x93\xa1t\x91\x92\x01\x81\xa1a\xc6\0\x10\0\0", &body[..], b"\x81\xa5chunk\xa11"].concat();
+    let mut acknowledged = 0;
+    let began = loop {
+        let began = Instant::now();
+        if tokio::io::AsyncWriteExt::write_all(&mut sender.0, &large).await.is_err() {
+            break began;
+        }
+        let mut answer = [0; 7];
+        match tokio::io::AsyncReadExt::read_exact(&mut sender.0, &mut answer).await {
+            Ok(_) => acknowledged += 1,
+            Err(_) => break began,
+        }
+        assert_eq!(answer, ack(b'1')[..]);
+        assert!(acknowledged < 100, "the quota holds no such amount");
+    };
+    assert!(acknowledged > 10, "{acknowledged}");
+    assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
 }

@@ -103,6 +103,11 @@ pub(crate) fn entries() -> Vec<Case> {
             b"\x93\xa1t\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\x80",
             &[r#""t" Plain [1.5, {}]"#],
         ),
+        case(
+            "time in MessagePack's own timestamp [R25]",
+            b"\x93\xa1t\xd6\xff\x00\x00\x00\x01\x80",
+            &[r#""t" Plain [[-1, [0, 0, 0, 1]], {}]"#],
+        ),
         case("negative time", b"\x93\xa1t\xff\x80", &[r#""t" Plain [-1, {}]"#]),
         case(
             "metadata header of one element",

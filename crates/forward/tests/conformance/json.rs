@@ -11,7 +11,7 @@ fn nested(depth: usize) -> String {
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        case("Message, as the Go client sends it", r#"["t",1,{"a":1},{}]"#, &[ONE]),
+        case("Message, as the Go client sends it [#30]", r#"["t",1,{"a":1},{}]"#, &[ONE]),
         case("Message without options", r#"["t",1,{"a":1}]"#, &[ONE]),
         case(
             "Message with a chunk: the ack is JSON",

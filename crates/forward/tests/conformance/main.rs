@@ -5,6 +5,7 @@
 
 mod bytes;
 mod cases;
+mod coverage;
 mod json;
 mod outcome;
 mod packing;

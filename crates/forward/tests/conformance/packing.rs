@@ -1,6 +1,6 @@
 //! What a batch is made of: whose bytes it keeps, what is packed together, and the exact limits.
 
-use weir_forward::{Batch, Event, Fault, Limits, Session};
+use weir_forward::{Batch, Event, Fault, Limits, Member, Session, annotate};
 use weir_model::Encoding;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -47,12 +47,13 @@ fn a_compressed_payload_stays_as_it_came() {
 
 #[test]
 fn minutes_are_those_of_the_events() {
-    // Received, second 59, second 60, second 61 by float, second -1.
-    let times: [&[u8]; 5] = [b"\x00", b"\x3b", b"\x3c", b"\xca\x42\x74\x00\x00", b"\xff"];
+    // Received, second 59, second 60, second 61 by float, second -1, and second 119 with 10⁹ nanoseconds [R26, #24].
+    let carried = b"\xd7\x00\x00\x00\x00\x77\x3b\x9a\xca\x00";
+    let times: [&[u8]; 6] = [b"\x00", b"\x3b", b"\x3c", b"\xca\x42\x74\x00\x00", b"\xff", carried];
     let entries: Vec<u8> = times.iter().flat_map(|time| cat![b"\x92", time, b"\x80"]).collect();
     let batches = batches(&cat![b"\x92\xa1t", blob(&entries)]);
     let minutes: Vec<_> = batches[0].header.minutes.iter().map(|m| (m.minute, m.events, m.bytes)).collect();
-    assert_eq!(minutes, [(-1, 1, 3), (0, 1, 3), (1, 2, 10), (NOW_NS / 60_000_000_000, 1, 3)]);
+    assert_eq!(minutes, [(-1, 1, 3), (0, 1, 3), (1, 2, 10), (2, 1, 12), (NOW_NS / 60_000_000_000, 1, 3)]);
 }
 
 #[test]
@@ -98,6 +99,7 @@ fn a_bad_single_event_does_not_overtake_good_ones() {
     assert_eq!(session.next(NOW_NS).unwrap_err().fault, Fault::Malformed);
 }
 
+/// Up to them everything passes, and what is larger is closed at once [R11, R13, R36, #17, #28].
 #[test]
 fn the_limits_are_exact() {
     let last = |input: &[u8]| {
@@ -177,4 +179,30 @@ fn a_tag_has_a_longest_length() {
     };
     assert!(stored(4096));
     assert!(!stored(4097));
+}
+
+#[test]
+fn members_are_added_behind_those_of_a_record() {
+    let members = [Member::new("from", "10.0.0.1"), Member::new("host", "h")];
+    let added = b"\xa4from\xa810.0.0.1\xa4host\xa1h";
+    // With metadata, with an element behind the record, with a record that outgrows its kind of header.
+    let large = cat![b"\x92\x3d\x8f", b"\xa1k\x01".repeat(15)];
+    let stream = cat![b"\x93\x92\x01\x81\xa1m\x02\x81\xa1a\x01\xc3", large];
+    for input in [cat![b"\x92\xa1t", blob(&stream)], compressed("gzip", &gzip(&stream))] {
+        let before = batches(&input).remove(0);
+        let after = annotate(before.clone(), &members);
+        let expected = cat![
+            b"\x93\x92\x01\x81\xa1m\x02\x83\xa1a\x01",
+            added,
+            b"\xc3\x92\x3d\xde\x00\x11",
+            b"\xa1k\x01".repeat(15),
+            added
+        ];
+        assert_eq!((&after.payload[..], after.header.encoding), (&expected[..], Encoding::Plain));
+        assert_eq!(after.header.chunks, before.header.chunks, "a retry is still the same chunk");
+        assert_eq!(after.header.unpacked_bytes, expected.len() as u64);
+        // As if it had come so.
+        let same = batches(&cat![b"\x92\xa1t", blob(&expected)]).remove(0);
+        assert_eq!(after.header.minutes, same.header.minutes);
+    }
 }

@@ -1,0 +1,148 @@
+//! What comes in by a socket is what lies in the log, and becomes this JSON.
+
+use std::ops::ControlFlow;
+
+use weir_model::{BatchHeader, Seq};
+use weir_spool::inspect::{self, Item};
+
+use crate::scene::{Scene, ack, message};
+
+/// Tags and payloads in the log of a scene, once its edge has stopped.
+async fn stored(scene: Scene) -> Vec<(String, Vec<u8>)> {
+    let Scene { dir, edge, .. } = scene;
+    edge.stop().await;
+    let mut found = Vec::new();
+    let visit = |_: &inspect::SegmentInfo, item: Item| {
+        if let Item::Record { record, .. } = item {
+            let header = BatchHeader::decode(&record.header).unwrap();
+            found.push((header.tag.to_string(), record.payload.to_vec()));
+        }
+        ControlFlow::Continue(())
+    };
+    inspect::visit(&dir.path().join("data/logs/g"), Seq(0), visit).unwrap();
+    found
+}
+
+fn json(payload: &[u8]) -> String {
+    let mut out = Vec::new();
+    for entry in weir_forward::scan::entries(payload) {
+        weir_shape::write_json(&mut out, entry.unwrap().record).unwrap();
+        out.push(b'\n');
+    }
+    String::from_utf8(out).unwrap()
+}
+
+/// Every type of MessagePack, as a member `a` of a record; what its JSON is [R28, R29, R30].
+const VALUES: &[(&[u8], &str)] = &[
+    (b"\xc0", "null"),
+    (b"\xc2", "false"),
+    (b"\x7f", "127"),
+    (b"\xe0", "-32"),
+    (b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff", "18446744073709551615"),
+    (b"\xd3\x80\0\0\0\0\0\0\0", "-9223372036854775808"),
+    (b"\xca\x3f\x80\0\0", "1.0"),
+    (b"\xcb\x3f\xb9\x99\x99\x99\x99\x99\x9a", "0.1"),
+    (b"\xcb\x7f\xf8\0\0\0\0\0\0", r#""NaN""#),
+    (b"\xcb\xff\xf0\0\0\0\0\0\0", r#""-Infinity""#),
+    (b"\xa3\xc3\xa9\n", r#""é\n""#),
+    (b"\xa2a\xff", "\"a\u{fffd}\""),
+    (b"\xd9\x01x", r#""x""#),
+    (b"\xda\0\x01x", r#""x""#),
+    (b"\xdb\0\0\0\x01x", r#""x""#),
+    (b"\xc4\x01x", r#""x""#),
+    (b"\xc4\x01\xff", r#"{"$binary":"/w=="}"#),
+    (b"\xc5\0\x01\xff", r#"{"$binary":"/w=="}"#),
+    (b"\xd7\0\x65\x53\xf1\0\0\0\0\x05", r#""2023-11-14T22:13:20.000000005Z""#),
+    (b"\xd4\x09\x01", r#"{"$ext":[9,"AQ=="]}"#),
+    (b"\xc7\x03\xff\x01\x02\x03", r#"{"$ext":[-1,"AQID"]}"#),
+    (b"\x93\x01\x90\x91\xc0", "[1,[],[null]]"),
+    (b"\x82\xa1b\x81\xa1c\x01\xa1d\x80", r#"{"b":{"c":1},"d":{}}"#),
+    (b"\x82\xa1b\x01\xa1b\x02", r#"{"b":2}"#),
+    (b"\x84\x07\x01\xc3\x02\xc0\x03\xcb\x3f\xf8\0\0\0\0\0\0\x04", r#"{"7":1,"true":2,"":3,"1.5":4}"#),
+    (b"\x81\xc4\x01k\x01", r#"{"k":1}"#),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_type_arrives_as_it_was_packed() {
+    let scene = Scene::start("").await;
+    let mut sender = scene.tcp().await;
+    let (mut expected, mut lines) = (Vec::new(), String::new());
+    for (value, text) in VALUES {
+        let entry = [b"\x92\xd7\0\x65\x53\xf1\0\0\0\0\x07\x81\xa1a", *value].concat();
+        sender.send(&[b"\x93\xa1t\x91", &entry[..], b"\x81\xa5chunk\xa11"].concat()).await;
+        sender.expect(&ack(b'1')).await;
+        expected.extend(entry);
+        lines += &format!("{{\"a\":{text}}}\n");
+    }
+    let stored = stored(scene).await;
+    assert!(stored.iter().all(|(tag, _)| tag == "t"));
+    let payload: Vec<u8> = stored.into_iter().flat_map(|(_, payload)| payload).collect();
+    assert_eq!(payload, expected, "byte for byte");
+    assert_eq!(json(&payload), lines);
+    for entry in weir_forward::scan::entries(&payload) {
+        let at = weir_forward::scan::EventTime::At { secs: 1_700_000_000, nanos: 7 };
+        assert_eq!(entry.unwrap().time, at, "nanoseconds are kept [R26]");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_may_change_tags_and_add_addresses() {
+    let scene = Scene::start(
+        "[forward]\nadd_tag_prefix = 'dc1'\nsource_address_key = 'from'\nsource_hostname_key = 'host'\n",
+    )
+    .await;
+    let mut sender = scene.tcp().await;
+    sender.send(b"\x94\xa1t\x01\x82\xa1a\x01\xa4from\xa4fake\x81\xa5chunk\xa11").await;
+    sender.expect(&ack(b'1')).await;
+    let stored = stored(scene).await;
+    let [(tag, payload)] = &stored[..] else { panic!("{stored:?}") };
+    assert_eq!(tag, "dc1.t");
+    let json = json(payload);
+    // The name of the loopback address is the machine's own business.
+    assert!(json.starts_with(r#"{"a":1,"from":"127.0.0.1","host":""#), "{json}");
+    let scene = Scene::start("[forward]\ntag = 'all'\n").await;
+    scene.tcp().await.acked(b'1').await;
+    assert_eq!(self::stored(scene).await[0].0, "all");
+}
+
+/// A chunk that never decodes would take one edge after the other from its sender [R46].
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_refused_three_times_is_kept_aside() {
+    let scene = Scene::start("").await;
+    let poison = b"\x93\xa1t\xc4\x02\xc1\xc1\x81\xa5chunk\xa1p";
+    for _ in 0..2 {
+        let mut sender = scene.tcp().await;
+        sender.send(&[&message("t", b'1')[..], poison].concat()).await;
+        assert_eq!(sender.rest().await, ack(b'1'), "what came before it is kept");
+    }
+    let mut sender = scene.tcp().await;
+    sender.send(&[&poison[..], &message("t", b'2')].concat()).await;
+    sender.expect(&[ack(b'p'), ack(b'2')].concat()).await;
+    let kept: Vec<_> = std::fs::read_dir(scene.path("data/quarantine")).unwrap().collect();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(std::fs::read(kept[0].as_ref().unwrap().path()).unwrap(), poison);
+    // Another chunk is another matter.
+    let mut sender = scene.tcp().await;
+    sender.send(&poison.map(|byte| if byte == b'p' { b'q' } else { byte })).await;
+    assert_eq!(sender.rest().await, b"");
+}
+
+/// Whoever never reads acknowledgements may send on [R45], and nothing is ever sent that was not asked for [R3].
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_does_not_read_is_read() {
+    let scene = Scene::start("").await;
+    let mut sender = scene.tcp().await;
+    // Half a kilobyte of acknowledgement each: far more than sockets and the queue hold.
+    let chunk = [b'c'; 500];
+    let one = [b"\x93\xa1t\x91\x92\x01\x80\x81\xa5chunk\xda\x01\xf4", &chunk[..]].concat();
+    let (block, count) = (one.repeat(500), 40 * 500);
+    for _ in 0..40 {
+        sender.send(&block).await;
+    }
+    tokio::io::AsyncWriteExt::shutdown(&mut sender.0).await.unwrap();
+    let seen = sender.rest().await.len() / (chunk.len() + 8);
+    assert!(seen < count, "nobody holds {count} acknowledgements for it");
+    let events: usize =
+        stored(scene).await.iter().map(|(_, payload)| weir_forward::scan::entries(payload).count()).sum();
+    assert_eq!(events, count);
+}
