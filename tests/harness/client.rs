@@ -88,9 +88,18 @@ impl Client {
     /// # Errors
     /// If the client has no such mode or no acknowledgements, or was not prepared.
     pub fn start(&self, load: &Load, logs: &Path) -> Result<Process> {
+        self.start_with(load, &[], logs)
+    }
+
+    /// The same with variables in its environment, by which some clients are told of certificates and keys.
+    ///
+    /// # Errors
+    /// As for [`Client::start`].
+    pub fn start_with(&self, load: &Load, environment: &[(&str, &str)], logs: &Path) -> Result<Process> {
         ensure!(self.modes.contains(&load.mode), "{} does not speak {:?}", self.name, load.mode);
         ensure!(self.acks || !load.ack, "{} has no acknowledgements", self.name);
         let mut command = self.command()?;
+        command.envs(environment.iter().copied());
         command.arg("--port").arg(load.port.to_string());
         command.arg("--tag-prefix").arg(&load.tag_prefix);
         command.arg("--tags").arg(load.tags.to_string());

@@ -257,7 +257,7 @@ const WRONG_LISTENERS: &[(&str, &[(&str, &str)])] = &[
     ),
     ("[[forward.limit]]\naction = 'slow'", &[("limits nothing", "events = 10000")]),
     ("[[forward.limit]]\nevents = 0\naction = 'slow'", &[("lets nothing through", "")]),
-    ("[[forward.limit]]\nevents = 1\naction = 'stop'", &[("\"stop\" is not known", "close")]),
+    ("[[forward.limit]]\nevents = 1\naction = 'stop'", &[("\"stop\" is not known", "slow")]),
     ("[[forward.limit]]\nevents = 1\nmatch = 'a.{b'\naction = 'drop'", &[("pattern \"a.{b\"", "")]),
     ("[[forward.limit]]\nconnections = 1\naction = 'drop'", &[("only be closed", "close")]),
     (

@@ -1,6 +1,7 @@
 // Sends numbered records with Node's @fluent-org/logger. See ../README.md for the command line.
 "use strict";
 
+const { readFileSync } = require("node:fs");
 const { parseArgs } = require("node:util");
 const { FluentClient } = require("@fluent-org/logger");
 
@@ -34,7 +35,8 @@ async function main() {
 
   const client = new FluentClient(args["tag-prefix"], {
     eventMode,
-    socket: { host: "127.0.0.1", port: Number(args.port) },
+    socket: { host: "127.0.0.1", port: Number(args.port), tls: tls() },
+    security: security(),
     milliseconds: args["event-time"],
     ack: args.ack ? { ackTimeout: ACK_TIMEOUT_MS } : undefined,
     disconnect: { waitForPending: true },
@@ -51,6 +53,18 @@ async function main() {
   console.log(`sent ${count}`);
   // All is acknowledged, or at least with the kernel; the library's socket would keep the program alive for ever.
   process.exit(0);
+}
+
+// Certificates and keys come by the environment, as they would in a container.
+function tls() {
+  const ca = process.env.WEIR_TEST_CA;
+  if (!ca) return undefined;
+  return { ca: readFileSync(ca), servername: process.env.WEIR_TEST_SERVERNAME };
+}
+
+function security() {
+  const { WEIR_TEST_SHARED_KEY: sharedKey, WEIR_TEST_USERNAME: username, WEIR_TEST_PASSWORD: password } = process.env;
+  return sharedKey ? { clientHostname: "node-client", sharedKey, username, password } : undefined;
 }
 
 main().catch((error) => {

@@ -5,7 +5,8 @@ use libfuzzer_sys::fuzz_target;
 use weir_forward::scan::{ScanError, skip};
 use weir_forward::{Event, Limits, Session};
 
-const LIMITS: Limits = Limits { message_bytes_max: 1 << 16, unpacked_bytes_max: 1 << 16, pack_bytes_max: 1 << 12 };
+const LIMITS: Limits =
+    Limits { message_bytes_max: 1 << 16, unpacked_bytes_max: 1 << 16, pack_bytes_max: 1 << 12 };
 
 fuzz_target!(|input: &[u8]| {
     let Some((&piece, bytes)) = input.split_first() else { return };

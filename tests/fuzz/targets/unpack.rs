@@ -14,7 +14,8 @@ fuzz_target!(|input: &[u8]| {
         assert!(plain.len() <= LIMIT);
         // Twice the stream is twice the bytes: members and frames are joined.
         if !bytes.is_empty() && plain.len() <= LIMIT / 2 {
-            let twice = unpack(encoding, &bytes.repeat(2), LIMIT).expect("each of them was sound").into_owned();
+            let twice =
+                unpack(encoding, &bytes.repeat(2), LIMIT).expect("each of them was sound").into_owned();
             assert_eq!(twice, plain.repeat(2));
         }
     }

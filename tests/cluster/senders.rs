@@ -1,0 +1,193 @@
+//! Real client libraries at an edge: over TLS with a shared key and a user, and through kills of the edge. And Weir
+//! itself as a sender, to another Weir.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use weir_tests::{Client, Load, Mode, Scratch, Site, loadgen_binary, metric, port, run, until};
+
+const LONG: Duration = Duration::from_secs(90);
+
+/// Two edges: `near` speaks plainly and passes everything on to `far`, which wants TLS, a key and a user, puts `via.`
+/// before each tag, and has a sink with files. With the directory of those, and the port of `far`.
+fn site(scratch: &Scratch) -> Result<(Site<'_>, PathBuf, u16)> {
+    let (files_link, pass_link, far) = (port()?, port()?, port()?);
+    let files = scratch.dir("files")?;
+    let topology = format!(
+        r#"version = 1
+[cluster]
+name = "senders"
+[[edge]]
+name = "near"
+rack = "r1"
+[[edge]]
+name = "far"
+rack = "r1"
+[[listener]]
+name = "plain"
+edges = ["near"]
+[[listener]]
+name = "secure"
+edges = ["far"]
+address = "127.0.0.1:{far}"
+add_tag_prefix = "via"
+tls = {{ cert = "tls/far.crt", key = "tls/far.key" }}
+[listener.security]
+shared_key = {{ file = "key" }}
+user = [{{ username = "ada", password = "hush" }}]
+[[group]]
+id = "files"
+sink = [{{ name = "files-1", rack = "r1", address = "127.0.0.1:{files_link}" }}]
+[group.store]
+kind = "file"
+path = "{}"
+[group.part]
+age = "300ms"
+[[group]]
+id = "pass"
+sink = [{{ name = "pass-1", rack = "r1", address = "127.0.0.1:{pass_link}" }}]
+[group.store]
+kind = "forward"
+server = [{{ address = "127.0.0.1:{far}" }}]
+tls = {{ ca = "tls/ca.crt", name = "far" }}
+security = {{ self_hostname = "pass", shared_key = {{ file = "key" }}, username = "ada", password = "hush" }}
+[[route]]
+match = "via.**"
+groups = ["files"]
+[[route]]
+match = "**"
+groups = ["pass"]
+"#,
+        files.display()
+    );
+    let site = Site::new(scratch, &topology, &["near", "far", "files-1", "pass-1"])?;
+    scratch.write("key", "open sesame\n")?;
+    Ok((site, files, far))
+}
+
+fn load(port: u16, stream: &str, mode: Mode, ack: bool, count: u64) -> Load {
+    let (tag_prefix, stream) = ("client".to_owned(), stream.to_owned());
+    Load { port, tag_prefix, tags: 5, count, stream, mode, ack, event_time: true }
+}
+
+/// The numbers of a stream's records in the files, and how many records there are.
+fn stored(files: &Path, stream: &str) -> Result<(BTreeSet<u64>, usize)> {
+    let (mut numbers, mut count) = (BTreeSet::new(), 0);
+    let mut open = vec![files.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "jsonl") {
+                for line in std::fs::read_to_string(&path)?.lines() {
+                    let event: serde_json::Value = serde_json::from_str(line)?;
+                    if event["record"]["stream"] == stream {
+                        numbers.insert(event["record"]["seq"].as_u64().context("a number")?);
+                        count += 1;
+                    }
+                }
+            }
+        }
+    }
+    Ok((numbers, count))
+}
+
+fn all_stored(files: &Path, stream: &str, count: u64, once: bool) -> Result<()> {
+    until(&format!("all of {stream}"), LONG, || {
+        let (numbers, records) = stored(files, stream)?;
+        ensure!(numbers.len() as u64 == count, "{} of {count} of {stream}", numbers.len());
+        ensure!(!once || records as u64 == count, "{records} records for {count} of {stream}");
+        Ok(())
+    })
+}
+
+#[test]
+fn tls_with_a_shared_key_and_a_user_to_far_and_by_way_of_near() {
+    Scratch::run("secure-senders", |scratch| {
+        let (site, files, far_port) = site(scratch)?;
+        let (mut files_sink, mut pass_sink) = (site.sink("files-1")?, site.sink("pass-1")?);
+        let (mut far, mut near) = (site.edge("far")?, site.edge("near")?);
+        let ca = scratch.path().join("tls/ca.crt").display().to_string();
+        let secure = [
+            ("WEIR_TEST_CA", ca.as_str()),
+            ("WEIR_TEST_SERVERNAME", "far"),
+            ("WEIR_TEST_SHARED_KEY", "open sesame"),
+            ("WEIR_TEST_USERNAME", "ada"),
+            ("WEIR_TEST_PASSWORD", "hush"),
+        ];
+        let said = scratch.dir("clients")?;
+        let node = Client::node();
+        for (stream, mode, ack) in [
+            ("node-message", Mode::Message, true),
+            ("node-forward", Mode::Forward, true),
+            ("node-packed", Mode::Packed, true),
+            ("node-compressed", Mode::Compressed, true),
+            ("node-no-ack", Mode::Packed, false),
+        ] {
+            let load = load(far_port, stream, mode, ack, 2_000);
+            Client::sent(&mut node.start_with(&load, &secure, &said)?, &load, LONG)?;
+            all_stored(&files, stream, 2_000, true)?;
+        }
+        // Weir as the sender: what comes in near goes by a store to far.
+        run(Command::new(loadgen_binary()?)
+            .args([
+                "send",
+                "--to",
+                &near.forward()?.to_string(),
+                "--ack",
+                "--events",
+                "20000",
+                "--tags",
+                "50",
+            ])
+            .args(["--stream-prefix", "passed", "--ledger"])
+            .arg(scratch.path().join("passed.json")))?;
+        until("all that was passed on", LONG, || {
+            let taken = metric(far.metrics, "weir_edge_events_total", &[("group", "files")])?;
+            ensure!(taken == 30_000.0, "{taken} of 30000 events came to far");
+            Ok(())
+        })?;
+        far.stop()?;
+        near.stop()?;
+        files_sink.stop()?;
+        pass_sink.stop()
+    });
+}
+
+#[test]
+fn senders_outlive_kills_of_their_edge_and_lose_nothing_acknowledged() {
+    Scratch::run("killed-under-senders", |scratch| {
+        let (link, forward, files) = (port()?, port()?, scratch.dir("files")?);
+        let topology = format!(
+            "version = 1\ncluster.name = \"kills\"\nedge = [{{ name = \"edge-1\", rack = \"r1\" }}]\n\
+             route = [{{ match = \"**\", groups = [\"files\"] }}]\n\
+             [[listener]]\nname = \"here\"\naddress = \"127.0.0.1:{forward}\"\n\
+             [[group]]\nid = \"files\"\nsink = [{{ name = \"files-1\", rack = \"r1\", address = \"127.0.0.1:{link}\" }}]\n\
+             store = {{ kind = \"file\", path = \"{}\" }}\npart = {{ age = \"300ms\" }}\n",
+            files.display()
+        );
+        let site = Site::new(scratch, &topology, &["edge-1", "files-1"])?;
+        let (mut edge, mut sink) = (site.edge("edge-1")?, site.sink("files-1")?);
+        let go = Client::go();
+        let load = load(forward, "go-killed", Mode::Message, true, 3_000);
+        let mut sending = go.start(&load, &scratch.dir("clients")?)?;
+        for kill in 1..=3 {
+            until("more events", LONG, || {
+                let (numbers, _) = stored(&files, "go-killed")?;
+                ensure!(numbers.len() >= kill * 300, "{} before kill {kill}", numbers.len());
+                Ok(())
+            })?;
+            edge.process.kill_9()?;
+            edge.restart()?;
+        }
+        // The library sends again what was not acknowledged; an event that was, is there.
+        Client::sent(&mut sending, &load, LONG)?;
+        all_stored(&files, "go-killed", 3_000, false)?;
+        edge.stop()?;
+        sink.stop()
+    });
+}
