@@ -26,6 +26,8 @@ use crate::intake::{Pending, Stored, TAG_CACHE, now_ns};
 
 /// Bytes read from a busy socket at once.
 const READ_BYTES: usize = 128 << 10;
+/// The most bytes for which a buffer is made at once, for senders of large messages.
+const READ_BYTES_MAX: usize = 1 << 20;
 /// Room in the buffer below which it is replaced: small reads fill it up before that.
 const ROOM_MIN: usize = 16 << 10;
 /// Bytes read from an idle socket, by the way of the stack: thousands of idle connections have no buffer at all.
@@ -70,6 +72,8 @@ pub(crate) struct Connection {
     clock: Clock,
     /// It was read in big bites lately.
     busy: bool,
+    /// How big: a message like the last one fits in, so that it need not be moved while it comes.
+    bite: usize,
     ending: Option<Ending>,
     _counted: Counted,
 }
@@ -154,6 +158,7 @@ impl Connection {
                 starved: false,
             },
             busy: false,
+            bite: READ_BYTES,
             ending: None,
             _counted: counted,
         }
@@ -254,6 +259,7 @@ impl Connection {
         self.follow_settings();
         let batch = self.rewrite.apply(batch);
         let (events, bytes) = (batch.header.events(), batch.payload.len() as u64);
+        self.bite = (batch.payload.len() + 2 * ROOM_MIN).clamp(READ_BYTES, READ_BYTES_MAX);
         self.warn_of_size(bytes);
         match self.meter.take(self.door.now(), &batch.header.tag, events, bytes) {
             Judgement::Pass => self.take(Event::Batch(batch)).await,
@@ -400,7 +406,7 @@ impl Connection {
         let buffer = self.session.buffer();
         if self.busy {
             if buffer.capacity() - buffer.len() < ROOM_MIN {
-                buffer.reserve(READ_BYTES);
+                buffer.reserve(self.bite);
             }
             return poll_read_buf(Pin::new(&mut self.stream), cx, buffer);
         }

@@ -9,6 +9,7 @@
 mod connection;
 mod door;
 mod groups;
+mod hand;
 mod intake;
 mod note;
 mod plan;

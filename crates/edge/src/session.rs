@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
@@ -13,6 +12,7 @@ use weir_model::{Epoch, NodeId, Seq, SeqRanges};
 use weir_spool::{GroupLog, Stored};
 use weir_transit::{BatchHead, Partition, ToEdge, ToSink};
 
+use crate::hand::InHand;
 use crate::ship::Input;
 
 /// Streams per connection: one lost packet stalls one of them. A tag always takes the same, so its order holds.
@@ -24,7 +24,7 @@ const GREETING_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Outgoing {
     pub(crate) seq: Seq,
     pub(crate) done: Vec<Partition>,
-    pub(crate) stored: Option<Stored>,
+    pub(crate) stored: Option<InHand>,
 }
 
 /// The driver's end of a session. Dropping it ends the connection.
@@ -150,8 +150,10 @@ async fn drive_lane(
     inbox: mpsc::Sender<Input>,
 ) -> Result<(), String> {
     while let Some(Outgoing { seq, done, stored }) = queue.recv().await {
-        let stored = match stored {
-            Some(stored) => stored,
+        // Counted until QUIC has it.
+        let kept = stored;
+        let stored = match &kept {
+            Some(kept) => kept.stored.clone(),
             None => match fetch(log.clone(), seq).await? {
                 Some(stored) => stored,
                 None => {
@@ -175,9 +177,4 @@ async fn fetch(log: GroupLog, seq: Seq) -> Result<Option<Stored>, String> {
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
     Ok(fetched.records.into_iter().next())
-}
-
-/// Bytes that a record keeps in memory while it waits for its lane.
-pub(crate) fn weight(stored: &Stored) -> usize {
-    Bytes::len(&stored.payload) + stored.header.len()
 }

@@ -23,13 +23,12 @@ use weir_transit::{
 };
 
 use crate::StartError;
+use crate::hand::{Hand, InHand};
 use crate::note::LogNote;
 use crate::session::{self, Outgoing, SessionHandle};
 
 /// Bytes of the log read at once.
 const READ_BYTES: usize = 2 << 20;
-/// Bytes of batches kept at hand between reading and sending; what does not fit is read again.
-const AT_HAND_BYTES_MAX: usize = 24 << 20;
 /// Above this the journal is rewritten as a snapshot.
 const JOURNAL_BYTES_MAX: u64 = 4 << 20;
 /// How often time passes for the dispatcher.
@@ -179,8 +178,11 @@ struct Driver {
     dispatcher: Dispatcher,
     log: GroupLog,
     sessions: BTreeMap<NodeId, SessionHandle>,
-    at_hand: HashMap<Seq, Stored>,
-    at_hand_bytes: usize,
+    at_hand: HashMap<Seq, InHand>,
+    hand: Hand,
+    /// Nothing was let go for a while though there is no room: a sink stands still, and the others must not wait for it.
+    stalled: bool,
+    released: u64,
     reader: Option<Box<Reader>>,
     durable: watch::Receiver<Seq>,
     jobs: mpsc::UnboundedSender<JournalJob>,
@@ -230,7 +232,9 @@ async fn drive(
         log,
         sessions: BTreeMap::new(),
         at_hand: HashMap::new(),
-        at_hand_bytes: 0,
+        hand: Hand::default(),
+        stalled: false,
+        released: 0,
         jobs,
         trim: false,
         offered: first,
@@ -253,6 +257,7 @@ async fn drive(
         return;
     }
     driver.dial(&note);
+    let hand = driver.hand.clone();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0_u64;
@@ -268,6 +273,7 @@ async fn drive(
                 None => break,
             },
             _ = driver.durable.changed() => {}
+            () = hand.room() => {}
             Ok(()) = adopted.changed() => {
                 let note = adopted.borrow_and_update().clone();
                 driver.adopt(&note);
@@ -275,6 +281,7 @@ async fn drive(
             _ = tick.tick() => {
                 driver.dispatcher.tick(began.elapsed());
                 driver.trim();
+                driver.look_at_hand();
                 ticks += 1;
                 if ticks.is_multiple_of(10) {
                     status.send_replace(Some(driver.report()));
@@ -398,10 +405,9 @@ impl Driver {
             Ok(header) => {
                 let bytes = stored.payload.len() as u64;
                 self.dispatcher.offer(stored.seq, header.tag, bytes);
-                let weight = session::weight(&stored);
-                if self.at_hand_bytes + weight <= AT_HAND_BYTES_MAX {
-                    self.at_hand_bytes += weight;
-                    self.at_hand.insert(stored.seq, stored);
+                let seq = stored.seq;
+                if let Some(stored) = self.hand.keep(stored) {
+                    self.at_hand.insert(seq, stored);
                 }
             }
             Err(error) => {
@@ -424,9 +430,6 @@ impl Driver {
             match output {
                 DispatcherOutput::Send { sink, session, seq, tag, done } => {
                     let stored = self.at_hand.remove(&seq);
-                    if let Some(stored) = &stored {
-                        self.at_hand_bytes -= session::weight(stored);
-                    }
                     if let Some(handle) = self.sessions.get(&sink).filter(|h| h.epoch == session) {
                         handle.send(&tag, Outgoing { seq, done, stored });
                     }
@@ -449,6 +452,7 @@ impl Driver {
             }
         }
         if self.dispatcher.wants_more()
+            && (self.hand.has_room() || self.stalled)
             && *self.durable.borrow_and_update() > self.offered
             && let Some(mut reader) = self.reader.take()
         {
@@ -463,6 +467,11 @@ impl Driver {
                 let _ = inbox.blocking_send(Input::Read { reader, records, damaged });
             });
         }
+    }
+
+    fn look_at_hand(&mut self) {
+        let released = std::mem::replace(&mut self.released, self.hand.released());
+        self.stalled = released == self.released && !self.hand.has_room();
     }
 
     fn trim(&mut self) {

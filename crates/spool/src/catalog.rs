@@ -13,6 +13,7 @@ use weir_model::{Incarnation, Seq};
 
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{FILE_HEADER_BYTES, FileHeader, Salt, Seal, SparseIndex, TRAILER_BYTES};
+use crate::recent::Recent;
 use crate::walk::read_around;
 
 /// How much one log holds.
@@ -57,6 +58,8 @@ pub(crate) struct Catalog<D> {
     pub(crate) disk: Arc<D>,
     pub(crate) dir: PathBuf,
     pub(crate) incarnation: Incarnation,
+    /// For the one reader that follows the log.
+    pub(crate) recent: Mutex<Recent>,
     segments: Mutex<Segments>,
 }
 
@@ -70,7 +73,7 @@ struct Segments {
 impl<D: Disk> Catalog<D> {
     pub(crate) fn new(disk: Arc<D>, dir: PathBuf, incarnation: Incarnation, next: u64) -> Self {
         let segments = Segments { next, ..Segments::default() };
-        Self { disk, dir, incarnation, segments: Mutex::new(segments) }
+        Self { disk, dir, incarnation, recent: Mutex::default(), segments: Mutex::new(segments) }
     }
 
     pub(crate) fn path(&self, first: u64) -> PathBuf {
@@ -107,6 +110,11 @@ impl<D: Disk> Catalog<D> {
     /// Bytes of all segment files.
     pub(crate) fn bytes(&self) -> u64 {
         self.segments.lock().bytes
+    }
+
+    /// Every number below is durable, damaged or trimmed.
+    pub(crate) fn next(&self) -> u64 {
+        self.segments.lock().next
     }
 
     pub(crate) fn set_next(&self, next: u64) {

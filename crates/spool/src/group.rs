@@ -16,7 +16,7 @@ use crate::disk::{DirLock, Disk, LockFailure, OsDisk};
 use crate::frame::Record;
 use crate::log::{AppendError, Log, Options};
 use crate::open::{OpenError, Recovery};
-use crate::reader::{Fetched, ReadError, Reader, fetch};
+use crate::reader::{Fetched, ReadError, Reader, Stored, fetch};
 
 /// A handle on one log. Clones share it; when the last is dropped, the log is flushed and sealed.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl<D: Disk> GroupLog<D> {
     /// A cursor over the durable records from `from` on. Its reads block: keep them off the async threads.
     #[must_use]
     pub fn reader(&self, from: Seq) -> Reader<D> {
-        Reader::new(Arc::clone(&self.catalog), from)
+        Reader::following(Arc::clone(&self.catalog), from)
     }
 
     /// Reads single records again, for a resend: all of `seqs` at once, so bound the set by what memory can
@@ -241,12 +241,14 @@ fn commit_group<D: Disk>(log: &mut Log<D>, group: Vec<Waiting>, durable: &watch:
     if records.is_empty() {
         return;
     }
-    let appended = log.append(&records, now_ns()).and_then(|seqs| match log.sync() {
+    let now = now_ns();
+    let appended = log.append(&records, now).and_then(|seqs| match log.sync() {
         Ok(_) => Ok(seqs),
         Err(_) => Err(AppendError::Poisoned),
     });
     match appended {
         Ok(seqs) => {
+            remember(log.catalog(), records, seqs.start.0, now);
             // Readers first: who hears of its record may ask for it at once.
             durable.send_replace(seqs.end);
             for ((answer, _room), seq) in waiting.into_iter().zip(seqs.start.0..) {
@@ -257,6 +259,16 @@ fn commit_group<D: Disk>(log: &mut Log<D>, group: Vec<Waiting>, durable: &watch:
             for (answer, _room) in waiting {
                 let _ = answer.send(Err(error.clone()));
             }
+        }
+    }
+}
+
+/// Keeps what has just become durable for the reader, if that one keeps up.
+fn remember<D: Disk>(catalog: &Catalog<D>, records: Vec<Record>, first: u64, time_ns: u64) {
+    let mut recent = catalog.recent.lock();
+    if recent.is_keeping() {
+        for (Record { header, payload, .. }, seq) in records.into_iter().zip(first..) {
+            recent.add(Stored { seq: Seq(seq), time_ns, header, payload });
         }
     }
 }

@@ -23,6 +23,7 @@ mod journal;
 mod log;
 mod open;
 mod reader;
+mod recent;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod tail;

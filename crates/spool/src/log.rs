@@ -235,6 +235,8 @@ impl<D: Disk> Log<D> {
     /// Removes the oldest whole segments until at least `bytes` are free again, committed or not. Returns the
     /// numbers that went.
     pub fn drop_oldest(&mut self, bytes: u64, now_ns: u64) -> SeqRanges {
+        // What is dropped must not be read from memory either.
+        self.catalog.recent.lock().forget();
         let mut dropped = SeqRanges::new();
         let mut freed = 0;
         while freed < bytes {

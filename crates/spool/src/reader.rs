@@ -56,6 +56,8 @@ pub struct Reader<D: Disk = OsDisk> {
     next: u64,
     open: Option<OpenSegment<D::File>>,
     damaged: SeqRanges,
+    /// It takes what is still in memory. Of several such readers each gets a part from there and the rest from the disk.
+    follows: bool,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,12 @@ struct OpenSegment<F> {
 
 impl<D: Disk> Reader<D> {
     pub(crate) fn new(catalog: Arc<Catalog<D>>, from: Seq) -> Self {
-        Self { catalog, next: from.0, open: None, damaged: SeqRanges::new() }
+        Self { catalog, next: from.0, open: None, damaged: SeqRanges::new(), follows: false }
+    }
+
+    /// As [`Self::new`], for the reader that goes along with what is appended.
+    pub(crate) fn following(catalog: Arc<Catalog<D>>, from: Seq) -> Self {
+        Self { follows: true, ..Self::new(catalog, from) }
     }
 
     /// The number that the next record will have, or one below it.
@@ -83,7 +90,31 @@ impl<D: Disk> Reader<D> {
     /// # Errors
     /// [`ReadError`]; the position stays, so that a further call tries again.
     pub fn read(&mut self, bytes_max: usize) -> Result<Vec<Stored>, ReadError> {
+        if self.follows {
+            let records = self.read_recent(bytes_max);
+            if !records.is_empty() {
+                return Ok(records);
+            }
+        }
         self.read_below(u64::MAX, bytes_max)
+    }
+
+    /// What is next, if it is still in memory.
+    fn read_recent(&mut self, bytes_max: usize) -> Vec<Stored> {
+        let mut records = Vec::new();
+        let mut recent = self.catalog.recent.lock();
+        recent.take(self.next, bytes_max, &mut records);
+        match records.last() {
+            Some(last) => {
+                self.next = last.seq.0 + 1;
+                // Where the disk would have to be read on is found by the index, when it comes to that.
+                self.open = None;
+            }
+            // Records are added under this lock once they are durable, so none falls between.
+            None if self.next >= self.catalog.next() => recent.caught_up(),
+            None => {}
+        }
+        records
     }
 
     /// The numbers of damaged records passed since the last call. They will never be read: count them as lost,
