@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// How far a buffer may run ahead of the bytes that have arrived, in bytes: a peer that declares 4 GiB and
 /// sends nothing costs this much. Beyond it a buffer at most doubles.
-const AHEAD_BYTES_MAX: usize = 64 << 10;
+const AHEAD_BYTES_MAX: usize = 512 << 10;
 
 /// A section is longer than what this side takes (or, when sending, than a length can say).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 /// Largest UDP payload that [`Settings::mtu_max`] may ask for, in bytes.
 ///
 /// quinn sends up to ten datagrams in one segmentation-offload call, which the kernel bounds at 65 507 bytes. Ten
 /// of 9000 do not fit; the failure looks like a black hole and the path falls back to 1200. 6500 leaves room.
 pub const MTU_MAX: u16 = 6500;
+
+/// Packets that a peer may leave unacknowledged while none is missing.
+const ACK_EVERY: u32 = 10;
 
 /// Smallest UDP payload that QUIC lets a path have (RFC 9000, section 14).
 const MTU_MIN: u16 = 1200;
@@ -68,6 +71,9 @@ impl Settings {
         mtu.upper_bound(self.mtu());
         // A timeout beyond 2^62 ms is none at all; 0 means the same to QUIC.
         let idle = IdleTimeout::try_from(self.idle_timeout).ok();
+        // Packets come in bursts of ten (one offload call): one acknowledgement for a burst is enough.
+        let mut acks = AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY));
         let mut transport = TransportConfig::default();
         transport
             .max_idle_timeout(idle)
@@ -77,6 +83,7 @@ impl Settings {
             .receive_window(VarInt::from_u32(self.connection_window))
             .send_window(self.send_window)
             .mtu_discovery_config(Some(mtu))
+            .ack_frequency_config(Some(acks))
             .enable_segmentation_offload(true)
             // The greeting takes one.
             .max_concurrent_uni_streams(VarInt::from_u32(self.lanes.saturating_add(1)))

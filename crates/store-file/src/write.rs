@@ -20,7 +20,7 @@ use crate::steps::{Step, Steps};
 pub(crate) const FILES_MAX: usize = 256;
 
 /// Buffered for each open file.
-const BUFFER_BYTES: usize = 16 << 10;
+const BUFFER_BYTES: usize = 64 << 10;
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
 
