@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, ensure};
 use bytes::Bytes;
 use tokio::runtime::Builder;
 use weir_link::ca::Authority;
-use weir_link::{Dialer, Identity, Listener, Settings};
+use weir_link::{Dialer, Identity, Listener, MTU_MAX, Settings};
 use weir_model::{NodeId, Seq};
 use weir_transit::BatchHead;
 
@@ -31,7 +31,13 @@ pub(crate) fn carry() -> anyhow::Result<Work> {
     };
     // Under valgrind on a busy machine everything takes long, and nothing is wrong with it.
     let (handshake_timeout, idle_timeout) = (PATIENCE, 2 * PATIENCE);
-    let settings = Settings { dial_sockets: 1, handshake_timeout, idle_timeout, ..Settings::default() };
+    let settings = Settings {
+        dial_sockets: 1,
+        mtu_max: MTU_MAX,
+        handshake_timeout,
+        idle_timeout,
+        ..Settings::default()
+    };
     let ((_, edge), (sink, sink_identity)) = (identity("edge-1")?, identity("sink-1")?);
     let (listener, dialer, ours, theirs) = runtime.block_on(async {
         let listener = Listener::bind("127.0.0.1:0".parse()?, &sink_identity, settings.clone())?;

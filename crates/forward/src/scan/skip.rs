@@ -104,6 +104,12 @@ impl Skipper {
                 due -= 1;
                 continue;
             }
+            // Most texts that are longer than what one byte says; their length cannot pass by the check at the end.
+            if let (0xd9 | 0xc4, Some(&len)) = (first, bytes.get(pos + 1)) {
+                pos += 2 + usize::from(len);
+                due -= 1;
+                continue;
+            }
             let rest = &bytes[pos..];
             let (size, items) = match header(rest) {
                 Header::Bytes(size) => (size, None),
