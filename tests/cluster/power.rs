@@ -57,7 +57,6 @@ impl Bench {
         // though its bytes are lost. That is the kernel's race, and a short program in C sees it too.
         let stays_frozen = chance.random_bool(0.5);
         let load_for = Duration::from_millis(chance.random_range(0..1500));
-        let errors_for = Duration::from_millis(chance.random_range(0..200));
         let told = format!(
             "chunks of {chunk}, {load_for:?} of load, sink hangs: {hang}, stays frozen: {stays_frozen}"
         );
@@ -80,11 +79,16 @@ impl Bench {
         edge.process.freeze()?;
         edge.process.wait_frozen(LONG)?;
         self.disk.cut_power()?;
-        if !stays_frozen {
+        // Without syncs it is told nothing.
+        if stays_frozen || !self.syncs {
+            edge.process.kill_9()?;
+        } else {
+            // It cannot know what is on its disk any more, says so, and ends.
             edge.process.thaw()?;
-            std::thread::sleep(errors_for);
+            let status = edge.process.wait_exit(LONG)?;
+            let said = edge.process.said()?;
+            ensure!(status.code() == Some(1) && said.contains("start this node again"), "{status}: {said}");
         }
-        edge.process.kill_9()?;
         let sent = load.cut_short(LONG)?;
         self.disk.remount()?;
         if hang {

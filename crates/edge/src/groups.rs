@@ -17,6 +17,7 @@ use weir_telemetry::{Health, names};
 use weir_topology::{Group, Overflow, Topology};
 use weir_transit::Recovered;
 
+use crate::failure::Failure;
 use crate::note::{LogNote, LogState};
 use crate::plan::Target;
 use crate::ship::{self, Shipper, ShipperParts};
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) logs: PathBuf,
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) health: Health,
+    pub(crate) failure: Failure,
 }
 
 /// The logs that are open.
@@ -190,6 +192,7 @@ impl Groups {
             recovered,
             dialer: self.shared.dialer.clone(),
             health: self.shared.health.clone(),
+            failure: self.shared.failure.clone(),
         });
         self.running.insert(id.clone(), Running { note, overflow, log, shipper, in_use: Arc::new(()) });
     }

@@ -8,11 +8,13 @@
 
 mod connection;
 mod door;
+mod failure;
 mod groups;
 mod hand;
 mod intake;
 mod note;
 mod plan;
+mod promises;
 mod session;
 mod ship;
 
@@ -34,6 +36,7 @@ use weir_transit::DispatcherStatus;
 pub use crate::note::{LogNote, LogState};
 
 use crate::door::Listeners;
+use crate::failure::Failure;
 use crate::groups::{Groups, Shared};
 use crate::intake::Intake;
 use crate::plan::Plan;
@@ -133,6 +136,7 @@ pub struct Edge {
     plan: Arc<ArcSwap<Plan>>,
     groups: Arc<Mutex<Groups>>,
     dialer: Arc<Dialer>,
+    failure: Failure,
 }
 
 impl Edge {
@@ -147,12 +151,14 @@ impl Edge {
         health: &Health,
     ) -> Result<Self, StartError> {
         let dialer = Arc::new(Dialer::new(&settings.identity, settings.link.clone())?);
+        let failure = Failure::new();
         let groups = Groups::new(Shared {
             edge: settings.name.clone(),
             rack: settings.rack,
             logs: settings.data_dir.join("logs"),
             dialer: dialer.clone(),
             health: health.clone(),
+            failure: failure.clone(),
         });
         let plan = Arc::new(ArcSwap::from_pointee(Plan::empty()?));
         let intake = Arc::new(Intake::new(plan.clone(), tags));
@@ -164,6 +170,7 @@ impl Edge {
             plan,
             groups: Arc::new(Mutex::new(groups)),
             dialer,
+            failure,
         };
         edge.apply(topology).await?;
         edge.groups.lock().await.find_others().await;
@@ -211,6 +218,12 @@ impl Edge {
     /// Names and places of all listeners.
     pub async fn listeners(&self) -> Vec<(String, String)> {
         self.listeners.lock().await.addresses()
+    }
+
+    /// Waits for a failure that only a new start mends: a disk that refused a sync leaves unknown what it holds, and
+    /// nothing more is acknowledged. Gives the reason. End the process then, without [`stop`](Self::stop).
+    pub async fn failed(&self) -> String {
+        self.failure.raised().await
     }
 
     /// Stops in good order: takes nothing more, finishes and acknowledges what was taken, gives the sinks a

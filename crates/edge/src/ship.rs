@@ -23,8 +23,10 @@ use weir_transit::{
 };
 
 use crate::StartError;
+use crate::failure::Failure;
 use crate::hand::{Hand, InHand};
 use crate::note::LogNote;
+use crate::promises::{JournalJob, keep_journal};
 use crate::session::{self, Outgoing, SessionHandle};
 
 /// Bytes of the log read at once.
@@ -82,18 +84,29 @@ pub(crate) fn open(dir: &Path, quota_bytes: u64) -> Result<(GroupLog, Journal, R
 
 /// What the driver hears of.
 pub(crate) enum Input {
-    Connected { sink: NodeId, connection: Connection },
-    Disconnected { sink: NodeId, session: Epoch },
-    Message { sink: NodeId, session: Epoch, message: ToEdge },
-    Read { reader: Box<Reader>, records: Vec<Stored>, damaged: SeqRanges },
+    Connected {
+        sink: NodeId,
+        connection: Connection,
+    },
+    Disconnected {
+        sink: NodeId,
+        session: Epoch,
+    },
+    Message {
+        sink: NodeId,
+        session: Epoch,
+        message: ToEdge,
+    },
+    Read {
+        reader: Box<Reader>,
+        records: Vec<Stored>,
+        damaged: SeqRanges,
+    },
     Damaged(SeqRanges),
     Journaled(usize),
+    /// The disk is full, and the journal has no more room of its own: records wait.
+    JournalFull,
     JournalFailed,
-}
-
-enum JournalJob {
-    Append(bytes::Bytes),
-    Rewrite(Vec<bytes::Bytes>),
 }
 
 /// What a shipper is made of.
@@ -107,6 +120,7 @@ pub(crate) struct ShipperParts {
     pub(crate) recovered: Recovered,
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) health: Health,
+    pub(crate) failure: Failure,
 }
 
 /// A running driver of one group.
@@ -194,6 +208,7 @@ struct Driver {
     dialer: Arc<Dialer>,
     dials: BTreeMap<NodeId, Dial>,
     stop: CancellationToken,
+    journal_full: bool,
 }
 
 /// An attempt without end to be connected to one sink.
@@ -209,7 +224,7 @@ async fn drive(
     empty: watch::Sender<Option<Seq>>,
     status: watch::Sender<Option<DispatcherStatus>>,
 ) {
-    let ShipperParts { edge, rack, group, note, log, journal, recovered, dialer, health } = parts;
+    let ShipperParts { edge, rack, group, note, log, journal, recovered, dialer, health, failure } = parts;
     let began = Instant::now();
     let log_id = LogId { edge, group: group.clone(), incarnation: log.incarnation() };
     let sinks = note.sinks.iter().map(|sink| sink.name.clone());
@@ -244,7 +259,11 @@ async fn drive(
         dialer,
         dials: BTreeMap::new(),
         stop: stop.clone(),
+        journal_full: false,
     };
+    let log = driver.log.clone();
+    let poisoned = log.poisoned();
+    tokio::pin!(poisoned);
     let journal_bytes = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let journaling = tokio::spawn(keep_journal(journal, queue, inbox.clone(), journal_bytes.clone()));
     let condition = condition(&group);
@@ -254,6 +273,7 @@ async fn drive(
     driver.work();
     if !driver.has_begun(&mut inputs).await {
         health.set_condition(&condition, Err("its journal cannot be written".to_owned()));
+        failure.raise(format!("the journal of group {group} cannot be written"));
         return;
     }
     driver.dial(&note);
@@ -265,13 +285,18 @@ async fn drive(
         tokio::select! {
             input = inputs.recv() => match input {
                 Some(Input::JournalFailed) => {
-                    error!(group = %driver.group, "the journal cannot be written: nothing more is given to sinks until this edge is restarted");
-                    health.set_condition(&condition, Err("its journal cannot be written; see the log, then restart".to_owned()));
+                    health.set_condition(&condition, Err("its journal cannot be written; see the log".to_owned()));
+                    failure.raise(format!("the journal of group {group} cannot be written"));
                     break;
                 }
                 Some(input) => driver.take(input),
                 None => break,
             },
+            () = &mut poisoned => {
+                health.set_condition(&condition, Err("its log cannot be written; see the log".to_owned()));
+                failure.raise(format!("the disk refused a sync of the log of group {group}"));
+                break;
+            }
             _ = driver.durable.changed() => {}
             () = hand.room() => {}
             Ok(()) = adopted.changed() => {
@@ -395,7 +420,16 @@ impl Driver {
                 self.reader = Some(reader);
             }
             Input::Damaged(gone) => self.damaged(&gone),
-            Input::Journaled(records) => self.dispatcher.journaled(records),
+            Input::Journaled(records) => {
+                self.journal_full = false;
+                self.dispatcher.journaled(records);
+            }
+            Input::JournalFull => {
+                if !std::mem::replace(&mut self.journal_full, true) {
+                    warn!(group = %self.group, "the disk is full: promises to sinks wait until there is room");
+                }
+                self.rewrite_journal();
+            }
             Input::JournalFailed => {}
         }
     }
@@ -511,50 +545,6 @@ impl Driver {
         }
         status
     }
-}
-
-/// Appends in order; what waits together shares one sync.
-async fn keep_journal(
-    journal: Journal,
-    mut queue: mpsc::UnboundedReceiver<JournalJob>,
-    inbox: mpsc::Sender<Input>,
-    size: Arc<std::sync::atomic::AtomicU64>,
-) {
-    let mut jobs = Vec::new();
-    while queue.recv_many(&mut jobs, 1024).await > 0 {
-        let mut records = Vec::new();
-        let mut outcome = Ok(());
-        let mut appended = 0;
-        for job in jobs.drain(..) {
-            match job {
-                JournalJob::Append(record) => records.push(record),
-                JournalJob::Rewrite(snapshot) if outcome.is_ok() => {
-                    appended += records.len();
-                    outcome = journal.append(std::mem::take(&mut records)).await;
-                    if outcome.is_ok() {
-                        outcome = journal.rewrite(snapshot).await;
-                    }
-                }
-                JournalJob::Rewrite(_) => {}
-            }
-        }
-        if outcome.is_ok() && !records.is_empty() {
-            appended += records.len();
-            outcome = journal.append(records).await;
-        }
-        size.store(journal.bytes(), std::sync::atomic::Ordering::Relaxed);
-        let input = match outcome {
-            Ok(()) => Input::Journaled(appended),
-            Err(error) => {
-                error!(%error, "the journal cannot be written");
-                Input::JournalFailed
-            }
-        };
-        if inbox.send(input).await.is_err() {
-            break;
-        }
-    }
-    journal.close().await;
 }
 
 /// Connects to a sink, and again whenever the connection is gone.

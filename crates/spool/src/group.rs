@@ -25,6 +25,7 @@ pub struct GroupLog<D: Disk = OsDisk> {
     room: Arc<Semaphore>,
     queue_bytes: u32,
     durable: watch::Receiver<Seq>,
+    poisoned: watch::Receiver<bool>,
     catalog: Arc<Catalog<D>>,
 }
 
@@ -35,6 +36,7 @@ impl<D: Disk> Clone for GroupLog<D> {
             room: Arc::clone(&self.room),
             queue_bytes: self.queue_bytes,
             durable: self.durable.clone(),
+            poisoned: self.poisoned.clone(),
             catalog: Arc::clone(&self.catalog),
         }
     }
@@ -84,13 +86,14 @@ impl<D: Disk> GroupLog<D> {
             Log::open(&Arc::new(disk), dir, options, Incarnation(rand::random()), now_ns())?;
         let (commands, queue) = mpsc::channel();
         let (durable_tx, durable) = watch::channel(recovery.next);
+        let (poisoned_tx, poisoned) = watch::channel(false);
         let catalog = Arc::clone(log.catalog());
         std::thread::Builder::new()
             .name("weir-log".into())
-            .spawn(move || commit(log, &queue, &durable_tx, lock))
+            .spawn(move || commit(log, &queue, &durable_tx, &poisoned_tx, lock))
             .map_err(crate::open::at(dir))?;
         let room = Arc::new(Semaphore::new(queue_bytes as usize));
-        Ok((Self { commands, room, queue_bytes, durable, catalog }, recovery))
+        Ok((Self { commands, room, queue_bytes, durable, poisoned, catalog }, recovery))
     }
 
     /// Appends a record and waits until it is durable. Records of one caller that awaits each are in order.
@@ -114,6 +117,16 @@ impl<D: Disk> GroupLog<D> {
     #[must_use]
     pub fn durable(&self) -> watch::Receiver<Seq> {
         self.durable.clone()
+    }
+
+    /// Waits until the log is poisoned: what is on disk is unknown since a failure, and no append succeeds before
+    /// the log is opened again. Never returns where that does not happen.
+    pub async fn poisoned(&self) {
+        let mut poisoned = self.poisoned.clone();
+        if poisoned.wait_for(|poisoned| *poisoned).await.is_err() {
+            // The log was closed, in good order.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// A cursor over the durable records from `from` on. Its reads block: keep them off the async threads.
@@ -179,6 +192,7 @@ fn commit<D: Disk>(
     mut log: Log<D>,
     queue: &mpsc::Receiver<Command>,
     durable: &watch::Sender<Seq>,
+    poisoned: &watch::Sender<bool>,
     lock: impl Send,
 ) {
     let mut closing = Vec::new();
@@ -205,6 +219,9 @@ fn commit<D: Disk>(
                 Command::Close { answer } => closing.push(answer),
                 Command::Append { .. } => {}
             }
+        }
+        if log.is_poisoned() {
+            poisoned.send_replace(true);
         }
     }
     // A failed sync was answered to those whom it concerns; there is nobody left to tell.

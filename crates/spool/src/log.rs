@@ -299,6 +299,10 @@ impl<D: Disk> Log<D> {
         self.catalog.depth()
     }
 
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
     pub(crate) fn catalog(&self) -> &Arc<Catalog<D>> {
         &self.catalog
     }

@@ -94,7 +94,18 @@ impl Node {
         Ok(())
     }
 
+    // Waits for what only a new start of this process mends.
+    async fn failed(&self) -> String {
+        match &self.role {
+            Role::Edge(edge) => edge.failed().await,
+            Role::Sink(_) => std::future::pending().await,
+        }
+    }
+
     /// Serves until the process is asked to stop; SIGHUP reads the files again.
+    ///
+    /// # Errors
+    /// What only a new start of this process mends.
     pub(crate) async fn serve(&self) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -107,6 +118,7 @@ impl Node {
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
+                reason = self.failed() => bail!("{reason}; start this node again: it will find out what is on the disk"),
                 _ = hangup.recv() => {
                     let _ = self.reload().await;
                     seen = self.files().await;

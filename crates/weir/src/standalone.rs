@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use weir_edge::{Edge, EdgeSettings};
@@ -86,7 +86,10 @@ pub(crate) async fn run(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
     };
     let edge = Edge::start(settings, &topology, taken, &health).await?;
     eprintln!("weir ready role=standalone forward={} metrics={}", edge.forward().await, pages.local_addr());
-    node::stopped().await?;
+    tokio::select! {
+        stopped = node::stopped() => stopped?,
+        reason = edge.failed() => bail!("{reason}; start it again: it will find out what is on the disk"),
+    }
     edge.stop().await;
     for sink in sinks {
         sink.stop().await;

@@ -55,12 +55,12 @@ fn run(test: &str, stores: Stores, command: &str) {
 }
 
 #[test]
+#[ignore = "a part of what `chaos_with_all_stores` does, quicker; run it by `tests/chaos files`"]
 fn chaos_with_files() {
     run("chaos_with_files", Stores { kafka: false, hdfs: false }, "files");
 }
 
 #[test]
-#[ignore = "parts of a killed Kafka sink may stay unsettled for minutes; see tests/README.md"]
 fn chaos_with_all_stores() {
     run("chaos_with_all_stores", Stores { kafka: true, hdfs: true }, "all");
 }
