@@ -38,6 +38,11 @@ if [ $build_only = no ]; then
   want iproute2 nftables e2fsprogs unless "ip -V && nft --version && command -v mkfs.ext4"
   want valgrind unless "valgrind --version"
   want procps unless "pgrep --version"
+  # For tests/fleet.
+  want mmdebstrap systemd-container openssh-client iproute2 nftables e2fsprogs unless \
+    "mmdebstrap --version && systemd-nspawn --version && ssh -V && ip -V && nft --version && mkfs.ext4 -V"
+  # The package starts a daemon where systemd runs; there, who wants its checks installs it.
+  [ -d /run/systemd/system ] || want prometheus unless "promtool --version"
 fi
 
 if [ ${#packages[@]} -gt 0 ]; then
