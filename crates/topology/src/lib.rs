@@ -16,6 +16,7 @@ mod read;
 mod revision;
 mod routes;
 mod secret;
+mod service;
 mod size;
 mod store;
 mod topology;

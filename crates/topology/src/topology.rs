@@ -16,6 +16,7 @@ use crate::model::{
 use crate::problem::{Problem, did_you_mean};
 use crate::read::{Address, Block, Checked, Reader, Value, words};
 use crate::routes::read_routes;
+use crate::service::split;
 use crate::size::ByteSize;
 use crate::store::{part_limits, shown, store};
 
@@ -98,8 +99,15 @@ pub fn parse_topology(text: &str, file: &str) -> Result<(Topology, Vec<Problem>)
 fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
     let cluster = reader.take_table(root, "cluster");
     let edges = reader.take_tables(root, "edge");
-    let groups = reader.take_tables(root, "group");
-    let routes = reader.take_tables(root, "route");
+    let mut groups = reader.take_tables(root, "group");
+    let mut routes = Vec::new();
+    // What a service takes is its own before any route is asked.
+    for service in reader.take_tables(root, "service") {
+        let (group, route) = split(reader, service);
+        groups.push(group);
+        routes.extend(route);
+    }
+    routes.extend(reader.take_tables(root, "route"));
     let forward = reader.take_table(root, "forward");
     let listeners = reader.take_tables(root, "listener");
     version(reader, root);
@@ -152,7 +160,7 @@ fn idle_groups(reader: &mut Reader<'_>, groups: &[Option<Group>], places: &[Rang
 
 fn version(reader: &mut Reader<'_>, root: &Block<'_>) {
     let raw: Option<RawRoot> =
-        reader.block(root, &["cluster", "edge", "group", "route", "forward", "listener"]);
+        reader.block(root, &["cluster", "edge", "group", "service", "route", "forward", "listener"]);
     if let Some(version) = raw.map(|raw| raw.version).filter(|version| *version.get_ref() != 1) {
         let message = format!("version {} of the file format is not known", version.get_ref());
         reader.error(version.span(), message, Some("write version = 1".to_owned()));

@@ -100,6 +100,32 @@ fn what_a_file_says() {
 }
 
 #[test]
+fn a_service_is_a_group_and_the_route_to_it() {
+    let text = "version = 1\n[cluster]\nname = 'c'\n\
+        [[group]]\nid = 'rest'\nsink = [{ name = 'r', rack = 'a', address = 'h:1' }]\nstore = { kind = 'file', path = 'r' }\n\
+        [[route]]\nmatch = '**'\ngroups = ['rest']\n\
+        [[service]]\nid = 'pay'\nmatch = 'pay.**'\ncopy_to = ['rest']\nquota = '1MiB'\n\
+        sink = [{ name = 'p', rack = 'a', address = 'h:2' }]\n[service.store]\nkind = 'file'\npath = 'p'";
+    let (topology, warnings) = parse_topology(text, "t").unwrap_or_else(|e| panic!("{e:?}"));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let pay = topology.group(&"pay".parse().unwrap()).unwrap();
+    assert_eq!((pay.quota, pay.sinks.len()), (ByteSize(1 << 20), 1));
+    // Before the routes, wherever it stands.
+    assert_eq!(topology.routes[0].patterns, "pay.**");
+    assert_eq!(topology.routes[0].groups, ["pay", "rest"].map(|id| id.parse().unwrap()));
+
+    let place = |text: &str| {
+        let problem = &parse_topology(text, "t").unwrap_err()[0];
+        (problem.line, problem.message.clone())
+    };
+    assert_eq!(place(&text.replace("match = 'pay.**'\n", "")), (11, "the service has no tags".into()));
+    assert_eq!(place(&text.replace("pay.**", "pay.{")).0, 13);
+    assert_eq!(place(&text.replace("copy_to = ['rest']", "copy_to = ['rset']")).0, 14);
+    assert_eq!(place(&text.replace("copy_to = ['rest']", "copy_to = 'rest'")).0, 14);
+    assert_eq!(place(&text.replace("quota", "qouta")), (15, "unknown key `qouta`".into()));
+}
+
+#[test]
 fn a_password_is_not_printed() {
     let topology = with_store(
         "[group.store]\nkind = 'kafka'\nbrokers = ['a:1']\noptions = { 'sasl.password' = 'swordfish' }",
