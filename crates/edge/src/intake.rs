@@ -60,6 +60,7 @@ impl Connection {
         let Batch { header, payload, acks: ack, .. } = batch;
         let (events, bytes) = (header.events(), payload.len());
         let plan = self.door.intake.plan.load_full();
+        plan.tap.show(&header, &payload);
         let targets = match self.routes.route(&plan.router, &header.tag) {
             Some(index) => plan.targets(index).to_vec(),
             None => {

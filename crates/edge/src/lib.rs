@@ -11,35 +11,44 @@ mod door;
 mod failure;
 mod groups;
 mod hand;
+mod inherited;
 mod intake;
 mod note;
 mod plan;
 mod promises;
 mod session;
 mod ship;
+mod tap;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use weir_link::{Dialer, Identity, Settings};
 use weir_model::{GroupId, NodeId};
+use weir_routing::Pattern;
 use weir_spool::Depth;
 use weir_telemetry::{Health, TagTable};
 use weir_topology::Topology;
 use weir_transit::DispatcherStatus;
 
+pub use weir_transit::SinkStatus;
+
+pub use crate::inherited::Inherited;
 pub use crate::note::{LogNote, LogState};
+pub use crate::tap::Tapped;
 
 use crate::door::Listeners;
 use crate::failure::Failure;
 use crate::groups::{Groups, Shared};
 use crate::intake::Intake;
 use crate::plan::Plan;
+use crate::tap::Tap;
 
 pub use crate::door::{ListenError, SettingsError, TlsError};
 
@@ -61,6 +70,8 @@ pub struct EdgeSettings {
     pub identity: Identity,
     /// Settings of the link.
     pub link: Settings,
+    /// Sockets that listen already: a listener takes the one at its address, and binds another only if there is none.
+    pub inherited: Inherited,
 }
 
 /// Why an edge does not start.
@@ -134,6 +145,7 @@ pub struct Edge {
     listeners: Mutex<Listeners>,
     stop: CancellationToken,
     plan: Arc<ArcSwap<Plan>>,
+    tap: Arc<Tap>,
     groups: Arc<Mutex<Groups>>,
     dialer: Arc<Dialer>,
     failure: Failure,
@@ -163,11 +175,19 @@ impl Edge {
         let plan = Arc::new(ArcSwap::from_pointee(Plan::empty()?));
         let intake = Arc::new(Intake::new(plan.clone(), tags));
         let listeners =
-            Listeners::new(settings.name, settings.forward, &settings.data_dir, intake, &topology.forward);
+            Listeners::new(
+                settings.name,
+                settings.forward,
+                &settings.data_dir,
+                settings.inherited,
+                intake,
+                &topology.forward,
+            );
         let edge = Self {
             listeners: Mutex::new(listeners),
             stop: CancellationToken::new(),
             plan,
+            tap: Arc::default(),
             groups: Arc::new(Mutex::new(groups)),
             dialer,
             failure,
@@ -194,7 +214,7 @@ impl Edge {
         let opened = groups.open(topology).await?;
         // From here on nothing can fail.
         let applied = groups.take(topology, opened);
-        let plan = Plan::new(router, topology.routes.len(), &groups.targets(topology));
+        let plan = Plan::new(router, topology.routes.len(), &groups.targets(topology), self.tap.clone());
         self.plan.store(Arc::new(plan));
         listeners.commit(prepared);
         Ok(applied)
@@ -203,6 +223,13 @@ impl Edge {
     /// Shows and trusts another identity from the next connection to a sink on.
     pub fn replace_identity(&self, identity: &Identity) {
         self.dialer.replace_identity(identity);
+    }
+
+    /// Shows batches as they come in: those whose tags match, at most one `every` so often. It slows nobody down. None
+    /// when there are onlookers enough.
+    #[must_use]
+    pub fn tap(&self, pattern: Option<Pattern>, every: Duration) -> Option<mpsc::Receiver<Tapped>> {
+        self.tap.watch(pattern, every)
     }
 
     /// What its group logs look like, those that are drained too.
@@ -229,9 +256,27 @@ impl Edge {
     /// Stops in good order: takes nothing more, finishes and acknowledges what was taken, gives the sinks a
     /// moment to commit, closes the logs.
     pub async fn stop(self) {
+        self.end(DRAIN_MAX).await;
+    }
+
+    /// Stops in good order, so that another program can go on at once: what the sinks have not yet stays in the logs.
+    /// Whoever connects to [`Self::sockets`] meanwhile waits there.
+    pub async fn hand_over(self) {
+        self.end(Duration::ZERO).await;
+    }
+
+    /// The listening sockets, open beyond the edge's end.
+    ///
+    /// # Errors
+    /// What the system says: there are no more file descriptors.
+    pub async fn sockets(&self) -> std::io::Result<Vec<OwnedFd>> {
+        self.listeners.lock().await.sockets()
+    }
+
+    async fn end(self, drain_max: Duration) {
         self.listeners.into_inner().stop().await;
         self.stop.cancel();
-        self.groups.lock().await.stop(tokio::time::Instant::now() + DRAIN_MAX).await;
+        self.groups.lock().await.stop(tokio::time::Instant::now() + drain_max).await;
         self.dialer.close(0, "the edge stops").await;
     }
 }

@@ -10,9 +10,13 @@ use weir_spool::GroupLog;
 use weir_telemetry::{Counter, names};
 use weir_topology::{Overflow, Topology};
 
+use crate::tap::Tap;
+
 /// One revision's routes.
 pub(crate) struct Plan {
     pub(crate) router: Router,
+    /// Who looks on.
+    pub(crate) tap: Arc<Tap>,
     // By route, then by group of the route.
     targets: Vec<Vec<Arc<Target>>>,
 }
@@ -35,18 +39,18 @@ pub(crate) fn router(topology: &Topology) -> Result<Router, RouterError> {
 
 impl Plan {
     /// `routes` is how many the router has.
-    pub(crate) fn new(router: Router, routes: usize, targets: &[Arc<Target>]) -> Self {
+    pub(crate) fn new(router: Router, routes: usize, targets: &[Arc<Target>], tap: Arc<Tap>) -> Self {
         let of_route = |index| {
             let groups = router.groups(index);
             targets.iter().filter(|target| groups.contains(&target.group)).cloned().collect()
         };
         let targets = (0..routes).map(of_route).collect();
-        Self { router, targets }
+        Self { router, tap, targets }
     }
 
     /// A plan by which no event goes anywhere: before the first revision.
     pub(crate) fn empty() -> Result<Self, RouterError> {
-        Ok(Self { router: Router::new(Vec::new())?, targets: Vec::new() })
+        Ok(Self { router: Router::new(Vec::new())?, tap: Arc::default(), targets: Vec::new() })
     }
 
     /// The logs of a route.

@@ -4,6 +4,7 @@ use std::io;
 
 use weir_forward::scan::{EventTime, ScanError, entries};
 use weir_forward::unpack::{UnpackError, unpack};
+use weir_model::BatchHeader;
 use weir_store::PartBatch;
 
 use crate::json::Transcoder;
@@ -68,11 +69,23 @@ pub enum ShapeError<E> {
 pub fn each_event<E>(
     batch: &PartBatch,
     format: Format,
+    visit: impl FnMut(Event<'_>) -> Result<(), E>,
+) -> Result<u64, ShapeError<E>> {
+    let payload = batch.payload.load().map_err(ShapeError::Load)?;
+    each_event_of(&batch.header, &payload, format, visit)
+}
+
+/// As [`each_event`], with the batch's payload in memory.
+///
+/// # Errors
+/// As [`each_event`].
+pub fn each_event_of<E>(
+    header: &BatchHeader,
+    payload: &[u8],
+    format: Format,
     mut visit: impl FnMut(Event<'_>) -> Result<(), E>,
 ) -> Result<u64, ShapeError<E>> {
-    let header = &batch.header;
-    let payload = batch.payload.load().map_err(ShapeError::Load)?;
-    let plain = unpack(header.encoding, &payload, UNPACKED_BYTES_MAX).map_err(ShapeError::Unpack)?;
+    let plain = unpack(header.encoding, payload, UNPACKED_BYTES_MAX).map_err(ShapeError::Unpack)?;
 
     let mut middle = b"\",\"tag\":".to_vec();
     write_text(&mut middle, header.tag.as_bytes());

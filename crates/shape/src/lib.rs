@@ -15,6 +15,6 @@ mod text;
 mod time;
 
 pub use codec::{Codec, CodecWriter};
-pub use events::{Event, Format, ShapeError, UNPACKED_BYTES_MAX, each_event};
+pub use events::{Event, Format, ShapeError, UNPACKED_BYTES_MAX, each_event, each_event_of};
 pub use json::{Transcoder, write_json};
 pub use partition::{Partitioner, TagPartitions, TemplateError};

@@ -143,7 +143,7 @@ async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<
     };
     tokio::select! {
         () = upkeep => {}
-        ended = axum::serve(listener, router).with_graceful_shutdown(stopped) => {
+        ended = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).with_graceful_shutdown(stopped) => {
             if let Err(error) = ended {
                 tracing::error!(%error, "the server of metrics and health ended");
             }

@@ -53,7 +53,9 @@ fn check_one(file: &Path) -> anyhow::Result<&'static str> {
     let text = read(file)?;
     let is_topology = text.lines().any(|line| {
         let line = line.trim_start();
-        ["[cluster]", "[[group]]", "[[route]]", "[[edge]]"].iter().any(|head| line.starts_with(head))
+        ["[cluster]", "[[group]]", "[[service]]", "[[route]]", "[[edge]]"]
+            .iter()
+            .any(|head| line.starts_with(head))
     });
     if is_topology {
         let topology = topology(file)?;

@@ -4,20 +4,23 @@
 //! addresses bound, logs opened. Then the parts are swapped, and none of that can fail.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock, mpsc};
 use tracing::{error, info, warn};
 
-use weir_edge::Edge;
+use weir_edge::{Edge, Tapped};
+use weir_routing::Pattern;
 use weir_sink::Sink;
 use weir_telemetry::{Health, Logging, names};
 use weir_topology::{NodeConfig, revision};
 
-use crate::{configuration, node};
+use crate::status::{LogStatus, Status};
+use crate::{api, configuration, node, systemd, upgrade};
 
 /// How often the files are looked at, where the node file asks for that.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
@@ -32,9 +35,17 @@ pub(crate) enum Role {
 pub(crate) struct Node {
     file: PathBuf,
     config: Mutex<NodeConfig>,
-    role: Role,
+    // Nothing once it stops.
+    role: RwLock<Option<Role>>,
     health: Health,
     logging: Logging,
+}
+
+/// Why a node has stopped to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    ToStop,
+    ToMakeRoom,
 }
 
 /// Why a revision was refused; the one before runs on.
@@ -66,7 +77,13 @@ impl Node {
         revision: &str,
     ) -> Self {
         health.set_revision(revision);
-        Self { file: file.to_owned(), config: Mutex::new(config), role, health, logging }
+        Self {
+            file: file.to_owned(),
+            config: Mutex::new(config),
+            role: RwLock::new(Some(role)),
+            health,
+            logging,
+        }
     }
 
     /// Takes up a topology: all of it, or nothing. `file` is what problems call it; its relative paths start at the
@@ -96,31 +113,45 @@ impl Node {
 
     // Waits for what only a new start of this process mends.
     async fn failed(&self) -> String {
-        match &self.role {
-            Role::Edge(edge) => edge.failed().await,
-            Role::Sink(_) => std::future::pending().await,
+        match &*self.role.read().await {
+            Some(Role::Edge(edge)) => edge.failed().await,
+            Some(Role::Sink(_)) | None => std::future::pending().await,
         }
     }
 
-    /// Serves until the process is asked to stop; SIGHUP reads the files again.
+    /// Serves until the process is asked to stop, or to make room for another program; SIGHUP reads the files again.
     ///
     /// # Errors
     /// What only a new start of this process mends.
-    pub(crate) async fn serve(&self) -> anyhow::Result<()> {
+    pub(crate) async fn serve(&self) -> anyhow::Result<Asked> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut replace = signal(SignalKind::user_defined2())?;
         let mut look = tokio::time::interval(WATCH_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut seen = self.files().await;
+        let watchdog = systemd::watchdog();
+        tokio::pin!(watchdog);
+        systemd::ready();
         loop {
             // A refusal was told where it happened; the signal has nobody to answer to.
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(Asked::ToStop),
+                _ = interrupt.recv() => return Ok(Asked::ToStop),
+                _ = replace.recv() => match upgrade::check(&self.file).await {
+                    Ok(()) => return Ok(Asked::ToMakeRoom),
+                    Err(error) => {
+                        error!("not replaced, this program runs on: {error:#}");
+                        self.health.set_note("replacement", Some(format!("refused: {error:#}")));
+                    }
+                },
+                () = &mut watchdog => {}
                 reason = self.failed() => bail!("{reason}; start this node again: it will find out what is on the disk"),
                 _ = hangup.recv() => {
+                    systemd::reloading();
                     let _ = self.reload().await;
+                    systemd::ready();
                     seen = self.files().await;
                 }
                 _ = look.tick() => {
@@ -135,10 +166,59 @@ impl Node {
     }
 
     /// Stops in good order.
-    pub(crate) async fn stop(self) {
-        match self.role {
-            Role::Edge(edge) => edge.stop().await,
-            Role::Sink(sink) => sink.stop().await,
+    pub(crate) async fn stop(&self) {
+        match self.role.write().await.take() {
+            Some(Role::Edge(edge)) => edge.stop().await,
+            Some(Role::Sink(sink)) => sink.stop().await,
+            None => {}
+        }
+    }
+
+    /// Stops in good order for another program, and gives it the sockets that stay open.
+    pub(crate) async fn hand_over(&self) -> anyhow::Result<Vec<OwnedFd>> {
+        Ok(match self.role.write().await.take() {
+            Some(Role::Edge(edge)) => {
+                let sockets = edge.sockets().await?;
+                edge.hand_over().await;
+                sockets
+            }
+            Some(Role::Sink(sink)) => {
+                sink.stop().await;
+                Vec::new()
+            }
+            None => Vec::new(),
+        })
+    }
+
+    /// How it does.
+    pub(crate) async fn status(&self) -> Status {
+        let logs = match &*self.role.read().await {
+            Some(Role::Edge(edge)) => edge.status().await.into_iter().map(LogStatus::of).collect(),
+            _ => Vec::new(),
+        };
+        Status {
+            name: self.health.name().to_string(),
+            role: self.health.role().to_owned(),
+            version: self.health.version().to_owned(),
+            revision: self.health.revision(),
+            uptime_seconds: self.health.uptime().as_secs(),
+            ready: self.health.is_ready(),
+            conditions: api::conditions(&self.health),
+            notes: self.health.notes(),
+            logs,
+            rates: None,
+        }
+    }
+
+    /// Shows batches as an edge takes them in; see [`Edge::tap`].
+    pub(crate) async fn tap(
+        &self,
+        pattern: Option<Pattern>,
+        every: Duration,
+    ) -> Option<mpsc::Receiver<Tapped>> {
+        match &*self.role.read().await {
+            Some(Role::Edge(edge)) => edge.tap(pattern, every),
+            _ => None,
         }
     }
 
@@ -157,29 +237,31 @@ impl Node {
         let text = configuration::read(&config.topology)?;
         self.take_up(&text, &config.topology, &config).await?;
         // Neither can fail any more.
-        match &self.role {
-            Role::Edge(edge) => edge.replace_identity(&identity),
-            Role::Sink(sink) => sink.replace_identity(&identity),
+        match &*self.role.read().await {
+            Some(Role::Edge(edge)) => edge.replace_identity(&identity),
+            Some(Role::Sink(sink)) => sink.replace_identity(&identity),
+            None => {}
         }
         self.logging.set_level(&config.log.level).map_err(anyhow::Error::from)?;
         Ok(config)
     }
 
     async fn take_up(&self, text: &str, file: &Path, config: &NodeConfig) -> Result<(), Refusal> {
+        let role = self.role.read().await;
         let topology = configuration::parse(text, file, &|warning| warn!("{warning}"))?;
         // A sink may be left out of a topology, an edge not: nobody would know what to do with its senders.
-        if matches!(self.role, Role::Edge(_)) {
+        if matches!(*role, Some(Role::Edge(_))) {
             node::place(config, &topology)?;
         }
         for group in &topology.groups {
             weir_sink::open_backend(group).with_context(|| format!("{} is wrong", file.display()))?;
         }
-        match &self.role {
-            Role::Edge(edge) => {
+        match &*role {
+            Some(Role::Edge(edge)) => {
                 let applied = edge.apply(&topology).await.map_err(anyhow::Error::from)?;
                 info!(revision = revision(text), added = ?applied.added, changed = ?applied.changed, draining = ?applied.draining, "another topology");
             }
-            Role::Sink(sink) => {
+            Some(Role::Sink(sink)) => {
                 let listen = node::link_address(config, &topology, sink.address()).await?;
                 let applied = sink.apply(&topology, listen).map_err(anyhow::Error::from)?;
                 let retired = matches!(applied, weir_sink::Applied::Retired(_) | weir_sink::Applied::Idle);
@@ -188,6 +270,7 @@ impl Node {
                 self.health.set_note("topology", retired.then(note));
                 info!(revision = revision(text), ?applied, "another topology");
             }
+            None => return Err(anyhow::anyhow!("the node stops").into()),
         }
         self.health.set_revision(&revision(text));
         Ok(())

@@ -4,23 +4,34 @@
 
 #![allow(clippy::print_stdout, reason = "a command answers on standard output")]
 
+mod api;
 mod certificates;
 mod configuration;
 mod data_dir;
-mod explain;
+mod http;
 mod live;
 mod logs;
 mod node;
 mod standalone;
+mod status;
+mod systemd;
+mod tap;
+mod topology;
+mod upgrade;
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 // A log node allocates and frees batches on many threads; glibc's allocator keeps what they leave behind.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long a process that is done waits for threads that block.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 
 /// Takes Fluentd Forward traffic, makes it durable, and stores it once.
 #[derive(Parser)]
@@ -62,37 +73,34 @@ enum Command {
     },
     /// Looks at a topology.
     #[command(subcommand)]
-    Topology(TopologyCommand),
+    Topology(topology::TopologyCommand),
+    /// Says what a node is doing: exit 0 if it is ready, else 1.
+    #[command(after_help = "Examples:\n  weir status\n  weir status 127.0.0.1:24311 --output json")]
+    Status(status::StatusArgs),
+    /// Shows a sample of the events that an edge takes in, live.
+    #[command(
+        after_help = "Example:\n  weir tap 127.0.0.1:24311 --tag 'app.**' --rate 5 --redact password,token\n\nAn edge shows events only to its own host."
+    )]
+    Tap(tap::TapArgs),
+    /// Prints completions for a shell.
+    #[command(after_help = "Example:\n  weir completions bash > /usr/share/bash-completion/completions/weir")]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages.
+    #[command(after_help = "Example:\n  weir man /usr/local/share/man/man1")]
+    Man {
+        /// Where to.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Keeps the small certificate authority of a cluster.
     #[command(subcommand)]
     Ca(certificates::CaCommand),
     /// Looks into the logs of an edge, read-only, also while it is stopped.
     #[command(subcommand)]
     Log(logs::LogCommand),
-}
-
-#[derive(Subcommand)]
-enum TopologyCommand {
-    /// Validates topology files, like `weir check`.
-    Check {
-        /// Topology files.
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-    },
-    /// Draws racks, edges, groups, stores and routes as text.
-    Show {
-        /// The topology file.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
-    /// Says which route, groups, nodes and failover order a tag takes.
-    Explain {
-        /// The topology file.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-        /// The tag.
-        tag: String,
-    },
 }
 
 fn main() -> ExitCode {
@@ -107,16 +115,42 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Standalone(args) => runtime()?.block_on(standalone::run(args)),
-        Command::Edge { config } => runtime()?.block_on(node::edge(&config)),
-        Command::Sink { config } => runtime()?.block_on(node::sink(&config)),
-        Command::Check { files } | Command::Topology(TopologyCommand::Check { files }) => {
-            Ok(configuration::check(&files))
+        Command::Standalone(args) => {
+            let sockets = upgrade::sockets();
+            runtime()?.block_on(standalone::run(args, sockets))
         }
-        Command::Topology(TopologyCommand::Show { file }) => explain::show(&file),
-        Command::Topology(TopologyCommand::Explain { file, tag }) => explain::explain(&file, &tag),
+        Command::Edge { config } => run_node(|sockets| node::edge(&config, sockets)),
+        Command::Sink { config } => run_node(|_| node::sink(&config)),
+        Command::Check { files } => Ok(configuration::check(&files)),
+        Command::Topology(command) => topology::run(command),
+        Command::Status(args) => status::run(&args),
+        Command::Tap(args) => tap::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "weir", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)?;
+            clap_mangen::generate_to(Arguments::command(), &dir)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Ca(command) => certificates::run(command),
         Command::Log(command) => logs::run(command),
+    }
+}
+
+/// Runs a node to its end, and what follows it.
+fn run_node<N: Future<Output = anyhow::Result<node::Ended>>>(
+    node: impl FnOnce(Vec<TcpListener>) -> N,
+) -> anyhow::Result<ExitCode> {
+    let sockets = upgrade::sockets();
+    let runtime = runtime()?;
+    let ended = runtime.block_on(node(sockets))?;
+    // Everything that matters has ended; a look-up of a name may hang.
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    match ended {
+        node::Ended::Stopped => Ok(ExitCode::SUCCESS),
+        node::Ended::Replaced(sockets) => match upgrade::replace(&sockets)? {},
     }
 }
 

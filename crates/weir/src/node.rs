@@ -1,32 +1,34 @@
 //! One node of a cluster: an edge or a sink, as its node file says.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
-use weir_edge::{Edge, EdgeSettings};
+use weir_edge::{Edge, EdgeSettings, Inherited};
 use weir_link::{Identity, Settings};
 use weir_sink::{Sink, SinkSettings};
 use weir_telemetry::{Direction, Health, LogFormat, Logging, Page, Server, TAGS_MAX_DEFAULT, TagTable};
 use weir_topology::{NodeConfig, Topology};
 
-use crate::configuration;
+use crate::api::Api;
 use crate::data_dir::DataDir;
-use crate::live::{Node, Role};
+use crate::live::{Asked, Node, Role};
+use crate::{configuration, systemd};
 
 const METRICS_DEFAULT: &str = "127.0.0.1:24220";
 
 /// Runs an edge until it is told to stop.
-pub(crate) async fn edge(file: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) async fn edge(file: &Path, sockets: Vec<TcpListener>) -> anyhow::Result<Ended> {
     let Start { data_dir: _held, config, topology, revision, logging } =
         read(file, weir_topology::Role::Edge)?;
     let health = Health::new("edge", config.name.clone(), env!("CARGO_PKG_VERSION"));
     let tags = TagTable::new(Direction::In, TAGS_MAX_DEFAULT);
-    let pages = pages(&config, &health, &tags).await?;
+    let (pages, api) = pages(&config, &health, &tags).await?;
     let settings = EdgeSettings {
         name: config.name.clone(),
         rack: config.rack.clone(),
@@ -34,14 +36,15 @@ pub(crate) async fn edge(file: &Path) -> anyhow::Result<ExitCode> {
         forward: config.listen.forward.clone().unwrap_or_else(|| "0.0.0.0:24224".to_owned()),
         identity: identity(&config)?,
         link: link_settings(),
+        inherited: Inherited::new(sockets),
     };
     let edge = Edge::start(settings, &topology, tags, &health).await?;
     eprintln!("weir ready role=edge forward={} metrics={}", edge.forward().await, pages.local_addr());
-    run(Node::new(file, config, Role::Edge(edge), health, logging, &revision), pages).await
+    run(Node::new(file, config, Role::Edge(edge), health, logging, &revision), pages, &api).await
 }
 
 /// Runs a sink until it is told to stop.
-pub(crate) async fn sink(file: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) async fn sink(file: &Path) -> anyhow::Result<Ended> {
     let Start { data_dir: _held, config, topology, revision, logging } =
         read(file, weir_topology::Role::Sink)?;
     let (group, node) = topology
@@ -49,7 +52,7 @@ pub(crate) async fn sink(file: &Path) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("the topology has no sink named {}", config.name))?;
     let health = Health::new("sink", config.name.clone(), env!("CARGO_PKG_VERSION"));
     let tags = TagTable::new(Direction::Stored, TAGS_MAX_DEFAULT);
-    let pages = pages(&config, &health, &tags).await?;
+    let (pages, api) = pages(&config, &health, &tags).await?;
     let listen = config.listen.link.clone().unwrap_or_else(|| node.address.clone());
     let settings = SinkSettings {
         name: config.name.clone(),
@@ -60,14 +63,33 @@ pub(crate) async fn sink(file: &Path) -> anyhow::Result<ExitCode> {
     };
     let sink = Sink::start(settings, group, tags, health.clone())?;
     eprintln!("weir ready role=sink link={} metrics={}", sink.address(), pages.local_addr());
-    run(Node::new(file, config, Role::Sink(sink), health, logging, &revision), pages).await
+    run(Node::new(file, config, Role::Sink(sink), health, logging, &revision), pages, &api).await
 }
 
-async fn run(node: Node, pages: Server) -> anyhow::Result<ExitCode> {
-    node.serve().await?;
-    node.stop().await;
+/// How a node came to its end.
+pub(crate) enum Ended {
+    /// In good order.
+    Stopped,
+    /// In good order, for another program that takes these sockets.
+    Replaced(Vec<OwnedFd>),
+}
+
+async fn run(node: Node, pages: Server, api: &Api) -> anyhow::Result<Ended> {
+    let node = Arc::new(node);
+    api.serve(node.clone());
+    let ended = match node.serve().await? {
+        Asked::ToStop => {
+            systemd::stopping();
+            node.stop().await;
+            Ended::Stopped
+        }
+        Asked::ToMakeRoom => {
+            systemd::reloading();
+            Ended::Replaced(node.hand_over().await?)
+        }
+    };
     pages.stop().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(ended)
 }
 
 /// Where a sink listens for edges by this topology; where it does now if the topology does not say.
@@ -155,10 +177,10 @@ pub(crate) fn identity(config: &NodeConfig) -> anyhow::Result<Identity> {
     Ok(identity)
 }
 
-async fn pages(config: &NodeConfig, health: &Health, tags: &TagTable) -> anyhow::Result<Server> {
-    let listen = config.listen.metrics.as_deref().unwrap_or(METRICS_DEFAULT);
-    let page = Page::new(health.clone()).tags(tags.clone());
-    Ok(Server::start(address(listen).await?, page).await?)
+async fn pages(config: &NodeConfig, health: &Health, tags: &TagTable) -> anyhow::Result<(Server, Api)> {
+    let (listen, api) = (config.listen.metrics.as_deref().unwrap_or(METRICS_DEFAULT), Api::default());
+    let page = Page::new(health.clone()).tags(tags.clone()).merge(api.router());
+    Ok((Server::start(address(listen).await?, page).await?, api))
 }
 
 /// Resolves `host:port`.

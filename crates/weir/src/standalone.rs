@@ -1,6 +1,6 @@
 //! Edge and sinks in one process: the same code and the same path, over QUIC on loopback.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use weir_edge::{Edge, EdgeSettings};
+use weir_edge::{Edge, EdgeSettings, Inherited};
 use weir_link::ca::Authority;
 use weir_link::{Identity, Settings};
 use weir_model::{GroupId, NodeId};
@@ -42,7 +42,7 @@ pub(crate) struct StandaloneArgs {
 }
 
 /// Runs until told to stop.
-pub(crate) async fn run(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: StandaloneArgs, sockets: Vec<TcpListener>) -> anyhow::Result<ExitCode> {
     Logging::init("info", LogFormat::Text)?;
     let _held = DataDir::take(&args.data_dir)?;
     let mut topology = match &args.config {
@@ -83,6 +83,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> anyhow::Result<ExitCode> {
         forward: args.listen,
         identity: identity(&authority, &edge_name)?,
         link: Settings { mtu_max: weir_link::MTU_MAX, ..Settings::default() },
+        inherited: Inherited::new(sockets),
     };
     let edge = Edge::start(settings, &topology, taken, &health).await?;
     eprintln!("weir ready role=standalone forward={} metrics={}", edge.forward().await, pages.local_addr());

@@ -132,6 +132,32 @@ impl Cluster {
         run(Command::new(weir_binary()?).args(["log", "list"]).arg(data))
     }
 
+    /// Looks at the running nodes as people do.
+    pub(crate) fn look(&self, scratch: &Scratch) -> Result<()> {
+        let weir = |arguments: &[&str]| run(Command::new(weir_binary()?).args(arguments));
+        let (edge, sink) = (self.edge.1.to_string(), self.sinks[0].1.to_string());
+        let events = weir(&["tap", &edge, "--tag", "app.*", "--redact", "message", "--count", "3"])?;
+        for line in events.lines() {
+            let event: serde_json::Value = serde_json::from_str(line)?;
+            ensure!(event["tag"].as_str().is_some_and(|tag| tag.starts_with("app.")), "{event}");
+            ensure!(event["record"]["message"] == "***" && event["record"]["seq"].is_u64(), "{event}");
+        }
+        ensure!(events.lines().count() == 3, "{events}");
+        let status: serde_json::Value = serde_json::from_str(&weir(&["status", &edge, "--output", "json"])?)?;
+        ensure!(
+            status["ready"] == true && status["logs"].as_array().is_some_and(|logs| logs.len() == 3),
+            "{status}"
+        );
+        ensure!(status["rates"]["events_per_second"].as_f64().is_some_and(|rate| rate > 100.0), "{status}");
+        ensure!(weir(&["status", &edge])?.contains("attached"));
+        ensure!(weir(&["status", &sink])?.contains("ready"));
+        let pages = scratch.dir("man")?;
+        weir(&["man", &pages.display().to_string()])?;
+        ensure!(pages.join("weir-topology-diff.1").exists());
+        ensure!(weir(&["completions", "bash"])?.contains("topology"));
+        Ok(())
+    }
+
     pub(crate) fn stop(mut self) -> Result<()> {
         ensure!(self.edge.0.stop(LONG)?.success(), "the edge did not stop in good order");
         for (sink, _) in &mut self.sinks {

@@ -1,9 +1,11 @@
 //! P4: a running cluster takes up revision after revision while acknowledged traffic flows, and nobody notices.
 //!
 //! `WEIR_TEST_REVISIONS` says how many random revisions are taken up (12 by default); `WEIR_TEST_SEED` chooses them.
+//! `WEIR_TEST_REPLACEMENTS` says how often the edge's binary is replaced (2 by default).
 
 mod broken;
 mod cluster;
+mod probe;
 mod random;
 
 use std::path::Path;
@@ -11,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use weir_tests::{Client, Load, Mode, Process, Scratch, loadgen_binary, metric, until};
+use weir_tests::{Client, Load, Mode, Process, Scratch, Signal, loadgen_binary, metric, until};
 
 use cluster::{Cluster, LONG, run};
 
@@ -93,7 +95,9 @@ fn revisions_are_taken_up_while_traffic_flows() {
 
         // The same load in quiet times, to compare with.
         let seconds = (revisions * 8 / 10 / 2).clamp(5, 30);
-        let quiet = Steady::start(&cluster, scratch, "quiet", seconds)?.end()?;
+        let quiet = Steady::start(&cluster, scratch, "quiet", seconds)?;
+        cluster.look(scratch)?;
+        let quiet = quiet.end()?;
 
         let seconds = revisions * 8 / 10 + revisions / 4 + 4;
         let busy = Steady::start(&cluster, scratch, "busy", seconds)?;
@@ -139,6 +143,46 @@ fn revisions_are_taken_up_while_traffic_flows() {
         verify(&cluster.files, scratch, "go", load.count, false)?;
         cluster.stop()
     });
+}
+
+#[test]
+fn another_binary_takes_over_and_nobody_is_refused() {
+    Scratch::run("replaced", |scratch| {
+        let replacements = number("WEIR_TEST_REPLACEMENTS", 2);
+        let mut cluster = Cluster::start(scratch)?;
+        let seconds = 4 * replacements + 2;
+        let load = Steady::start(&cluster, scratch, "load", seconds)?;
+        let probe = probe::Probe::start(cluster.forward());
+        let pid = cluster.edge.0.pid();
+        for count in 1..=replacements {
+            cluster.edge.0.signal(Signal::USR2)?;
+            ready_again(&mut cluster.edge.0, count + 1)?;
+            let sink = usize::try_from(count)? % cluster.sinks.len();
+            cluster.sinks[sink].0.signal(Signal::USR2)?;
+            ready_again(&mut cluster.sinks[sink].0, 1 + (count - 1) / 4 + 1)?;
+        }
+        ensure!(cluster.edge.0.pid() == pid && cluster.edge.0.exited()?.is_none());
+        let sent = load.end()?;
+        let (connected, longest) = probe.end()?;
+        eprintln!(
+            "{replacements} replacements, {} events, {} connections reopened; {connected} connections tried, none refused, \
+             the slowest made in {longest:?}; p99 of acknowledgements {:.0} ms",
+            sent.events, sent.errors, sent.p99_ms
+        );
+        ensure!(sent.events == RATE * seconds, "{} events acknowledged", sent.events);
+        verify(&cluster.files, scratch, "load", sent.events, true)?;
+        cluster.stop()
+    });
+}
+
+/// Waits for the `count`-th ready line of a process.
+fn ready_again(process: &mut Process, count: u64) -> Result<()> {
+    until("the replaced program to be ready", LONG, || {
+        let lines = process.said()?.matches("weir ready").count() as u64;
+        ensure!(lines >= count, "{lines} ready lines of {count}");
+        ensure!(process.exited()?.is_none(), "it ended");
+        Ok(())
+    })
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use super::heartbeat::Heartbeats;
 use super::quarantine::Quarantine;
 use super::settings::{Settings, SettingsError};
 use super::{Budget, Door, Peer, greet};
+use crate::inherited::Inherited;
 use crate::intake::Intake;
 
 /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`. A storm of senders after a
@@ -64,6 +66,7 @@ pub(crate) struct Listeners {
     node: NodeId,
     /// `listen.forward` of the node file.
     node_file: String,
+    inherited: Inherited,
     intake: Arc<Intake>,
     budget: Arc<Budget>,
     quarantine: Arc<Quarantine>,
@@ -116,12 +119,14 @@ impl Listeners {
         node: NodeId,
         node_file: String,
         data_dir: &Path,
+        inherited: Inherited,
         intake: Arc<Intake>,
         forward: &Forward,
     ) -> Self {
         let listeners = Self {
             node,
             node_file,
+            inherited,
             intake,
             budget: Budget::new(usize::try_from(forward.memory.0).unwrap_or(usize::MAX)),
             quarantine: Quarantine::new(data_dir.join("quarantine")),
@@ -158,7 +163,7 @@ impl Listeners {
                     .map_err(|source| ListenError::Settings { listener: listener.name.clone(), source })?;
             let socket = match stays {
                 Some(_) => None,
-                None => Some(bind(&place).await?),
+                None => Some(bind(&place, &self.inherited).await?),
             };
             let name = listener.name.clone();
             wanted.push(Wanted { name, place, settings: Arc::new(settings), stays, socket });
@@ -197,6 +202,12 @@ impl Listeners {
             }
         };
         self.open.iter().map(|open| (open.name.clone(), place(open))).collect()
+    }
+
+    /// Handles of the TCP sockets, by which they stay open beyond the listeners' end.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        let sockets = self.open.iter().filter_map(|open| open.socket.as_ref());
+        sockets.map(|socket| socket.try_clone().map(OwnedFd::from)).collect()
     }
 
     /// Closes all, politely, and waits until what their connections had sent is stored and acknowledged.
@@ -278,9 +289,9 @@ impl Open {
     }
 }
 
-async fn bind(place: &Place) -> Result<Socket, ListenError> {
+async fn bind(place: &Place, inherited: &Inherited) -> Result<Socket, ListenError> {
     let bound = match place {
-        Place::Tcp(address) => bind_tcp(address).await,
+        Place::Tcp(address) => bind_tcp(address, inherited).await,
         Place::Unix(path, mode) => bind_unix(path, *mode).await.map(Socket::Unix),
     };
     bound.map_err(|source| ListenError::Bind {
@@ -292,11 +303,15 @@ async fn bind(place: &Place) -> Result<Socket, ListenError> {
     })
 }
 
-async fn bind_tcp(address: &str) -> io::Result<Socket> {
+async fn bind_tcp(address: &str, inherited: &Inherited) -> io::Result<Socket> {
     let address = tokio::net::lookup_host(address)
         .await?
         .next()
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
+    if let Some(listener) = inherited.take(address)? {
+        let address = listener.local_addr()?;
+        return Ok(Socket::Tcp(listener, address));
+    }
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

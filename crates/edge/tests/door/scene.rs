@@ -54,6 +54,7 @@ impl Scene {
             forward: "127.0.0.1:0".to_owned(),
             identity: Identity::load(&issued.ca, &issued.cert, &issued.key).unwrap(),
             link: Settings::default(),
+            inherited: weir_edge::Inherited::default(),
         };
         let tags = TagTable::new(Direction::In, 10);
         let health = Health::new("edge", name, "test");

@@ -1,0 +1,130 @@
+//! `weir tap`: a sample of the events that an edge takes in, live.
+
+use std::collections::BTreeSet;
+use std::io::BufRead;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use weir_edge::Tapped;
+use weir_shape::{Format, each_event_of};
+
+use crate::http;
+
+/// Most events in a second that an onlooker may ask for.
+const RATE_MAX: u32 = 1_000;
+/// A batch larger than this is not unpacked for an onlooker.
+const PAYLOAD_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Args)]
+pub(crate) struct TapArgs {
+    /// Where the edge serves its metrics.
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:24220")]
+    address: String,
+    /// Only tags that this pattern matches, as in a route.
+    #[arg(long, value_name = "PATTERN")]
+    tag: Option<String>,
+    /// Most events in a second.
+    #[arg(long, value_name = "EVENTS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
+    rate: u32,
+    /// Fields whose values are not shown, at any depth of a record.
+    #[arg(long, value_name = "FIELD", value_delimiter = ',')]
+    redact: Vec<String>,
+    /// End after so many events.
+    #[arg(long, value_name = "EVENTS")]
+    count: Option<u64>,
+}
+
+/// Shows events until the edge ends, `count` is reached, or the reader of the output is gone.
+pub(crate) fn run(args: &TapArgs) -> anyhow::Result<ExitCode> {
+    let tag = args.tag.as_deref().map(|tag| format!("&tag={}", http::encoded(tag))).unwrap_or_default();
+    let redact = http::encoded(&args.redact.join(","));
+    let path = format!("/api/v1/tap?rate={}&redact={redact}{tag}", args.rate);
+    let lines = http::open(&args.address, &path, None)?.lines();
+    for line in lines.take(usize::try_from(args.count.unwrap_or(u64::MAX)).unwrap_or(usize::MAX)) {
+        use std::io::Write;
+        if writeln!(std::io::stdout(), "{}", line?).is_err() {
+            break; // as `head` does it
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes lines of what an onlooker asked for, at most `rate` in a second.
+pub(crate) async fn lines(
+    mut batches: mpsc::Receiver<Tapped>,
+    rate: u32,
+    redact: BTreeSet<String>,
+    out: mpsc::Sender<Vec<u8>>,
+) {
+    let rate = rate.clamp(1, RATE_MAX) as usize;
+    let (mut second, mut shown) = (Instant::now(), 0);
+    while let Some(batch) = batches.recv().await {
+        if second.elapsed() >= Duration::from_secs(1) {
+            (second, shown) = (Instant::now(), 0);
+        }
+        let left = rate - shown;
+        if left == 0 || batch.payload.len() > PAYLOAD_BYTES_MAX {
+            continue;
+        }
+        let redact = redact.clone();
+        let Ok(lines) = tokio::task::spawn_blocking(move || events(&batch, left, &redact)).await else {
+            return;
+        };
+        shown += lines.len();
+        for line in lines {
+            if out.send(line).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The first events of a batch, each a line.
+fn events(batch: &Tapped, most: usize, redact: &BTreeSet<String>) -> Vec<Vec<u8>> {
+    let mut lines = Vec::new();
+    let visited = each_event_of(&batch.header, &batch.payload, Format::Envelope, |event| {
+        let mut line = match serde_json::from_slice::<Value>(event.json) {
+            Ok(mut value) if !redact.is_empty() => {
+                hide(&mut value["record"], redact);
+                value.to_string().into_bytes()
+            }
+            _ => event.json.to_owned(),
+        };
+        line.push(b'\n');
+        lines.push(line);
+        if lines.len() < most { Ok(()) } else { Err(()) }
+    });
+    // It ends early where enough was seen; a batch that does not read is the store's to report.
+    let _ = visited;
+    lines
+}
+
+fn hide(value: &mut Value, names: &BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields.iter_mut() {
+                if names.contains(name) { *value = Value::from("***") } else { hide(value, names) }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| hide(item, names)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fields_are_hidden_at_any_depth() {
+        let mut value = json!({"user": "ada", "a": [{"password": {"x": 1}, "b": 2}], "password": 3});
+        hide(&mut value, &BTreeSet::from(["password".to_owned()]));
+        assert_eq!(value, json!({"user": "ada", "a": [{"password": "***", "b": 2}], "password": "***"}));
+    }
+}
