@@ -174,15 +174,14 @@ impl Edge {
         });
         let plan = Arc::new(ArcSwap::from_pointee(Plan::empty()?));
         let intake = Arc::new(Intake::new(plan.clone(), tags));
-        let listeners =
-            Listeners::new(
-                settings.name,
-                settings.forward,
-                &settings.data_dir,
-                settings.inherited,
-                intake,
-                &topology.forward,
-            );
+        let listeners = Listeners::new(
+            settings.name,
+            settings.forward,
+            &settings.data_dir,
+            settings.inherited,
+            intake,
+            &topology.forward,
+        );
         let edge = Self {
             listeners: Mutex::new(listeners),
             stop: CancellationToken::new(),

@@ -1,5 +1,6 @@
 //! From a group's stanza in the topology to its store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_model::GroupId;
@@ -9,7 +10,7 @@ use weir_store_file::{FileBackend, FileSettings};
 use weir_store_forward::{ForwardBackend, ForwardSettings, Security, Server, Tls};
 use weir_store_hdfs::{HdfsBackend, HdfsSettings};
 use weir_store_kafka::{Compression, KafkaBackend, KafkaSettings, Key};
-use weir_topology::{Group, KafkaKey, KafkaStore, SecretError, StoreConfig};
+use weir_topology::{Group, KafkaKey, KafkaStore, Options, Secret, SecretError, StoreConfig};
 
 /// Why a store's settings do not make a store.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,17 @@ pub enum BackendError {
         /// Why.
         #[source]
         source: TemplateError,
+    },
+    /// A property that is kept in a file or in the environment.
+    #[error("group {group}: the store's option {option:?} cannot be had")]
+    Option {
+        /// Whose.
+        group: GroupId,
+        /// Which property.
+        option: String,
+        /// Why.
+        #[source]
+        source: SecretError,
     },
     /// A compression that Kafka does not have.
     #[error("group {group}: compression {compression:?} is none of none, gzip, snappy, lz4, zstd")]
@@ -72,8 +84,43 @@ pub enum BackendError {
 /// Makes the store of a group; nothing is connected yet.
 ///
 /// # Errors
-/// [`BackendError`] when a setting is wrong.
+/// [`BackendError`] when a setting is wrong, or a secret is not where it should be.
 pub fn open(group: &Group) -> Result<Arc<dyn Backend>, BackendError> {
+    build(group, Secrets::Fetched)
+}
+
+/// Judges the settings of a group's store on a node that has not its secrets.
+///
+/// # Errors
+/// [`BackendError`] when a setting is wrong.
+pub fn check(group: &Group) -> Result<(), BackendError> {
+    build(group, Secrets::LeftOut).map(drop)
+}
+
+/// What becomes of secrets that do not stand in the topology.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Secrets {
+    Fetched,
+    LeftOut,
+}
+
+impl Secrets {
+    fn one(self, secret: &Secret) -> Result<String, SecretError> {
+        match (self, secret) {
+            (Self::Fetched, _) | (_, Secret::Given(_)) => secret.read(),
+            (Self::LeftOut, _) => Ok("left out".to_owned()),
+        }
+    }
+
+    fn options(self, group: &Group, options: &Options) -> Result<BTreeMap<String, String>, BackendError> {
+        let here = |value: &Secret| self == Self::Fetched || matches!(value, Secret::Given(_));
+        let here = Options(options.0.clone().into_iter().filter(|(_, value)| here(value)).collect());
+        let lacking = |(option, source)| BackendError::Option { group: group.id.clone(), option, source };
+        here.read().map_err(lacking)
+    }
+}
+
+fn build(group: &Group, secrets: Secrets) -> Result<Arc<dyn Backend>, BackendError> {
     let partitioner = |template: &str| {
         Partitioner::new(template)
             .map_err(|source| BackendError::Partition { group: group.id.clone(), source })
@@ -87,11 +134,11 @@ pub fn open(group: &Group) -> Result<Arc<dyn Backend>, BackendError> {
             shared: store.shared,
         })),
         StoreConfig::Kafka(store) => Arc::new(
-            KafkaBackend::new(kafka(group, store)?)
+            KafkaBackend::new(kafka(group, store, secrets)?)
                 .map_err(|source| BackendError::Kafka { group: group.id.clone(), source })?,
         ),
         StoreConfig::Forward(store) => Arc::new(
-            ForwardBackend::new(forward(group, store)?)
+            ForwardBackend::new(forward(group, store, secrets)?)
                 .map_err(|source| BackendError::Forward { group: group.id.clone(), source })?,
         ),
         StoreConfig::Hdfs(store) => {
@@ -101,7 +148,7 @@ pub fn open(group: &Group) -> Result<Arc<dyn Backend>, BackendError> {
             settings.codec = codec(store.codec);
             settings.replication = store.replication;
             settings.user.clone_from(&store.user);
-            settings.options.extend(store.options.clone());
+            settings.options.extend(secrets.options(group, &store.options)?);
             Arc::new(
                 HdfsBackend::new(settings)
                     .map_err(|source| BackendError::Hdfs { group: group.id.clone(), source })?,
@@ -110,13 +157,18 @@ pub fn open(group: &Group) -> Result<Arc<dyn Backend>, BackendError> {
     })
 }
 
-fn forward(group: &Group, store: &weir_topology::ForwardStore) -> Result<ForwardSettings, BackendError> {
+fn forward(
+    group: &Group,
+    store: &weir_topology::ForwardStore,
+    secrets: Secrets,
+) -> Result<ForwardSettings, BackendError> {
     let missing = |source| BackendError::Secret { group: group.id.clone(), source };
     let security = store.security.as_ref().map(|security| {
-        let user = security.user.as_ref().map(|user| Ok((user.username.clone(), user.password.read()?)));
+        let user =
+            security.user.as_ref().map(|user| Ok((user.username.clone(), secrets.one(&user.password)?)));
         Ok(Security {
             self_hostname: security.self_hostname.clone(),
-            shared_key: security.shared_key.read()?,
+            shared_key: secrets.one(&security.shared_key)?,
             user: user.transpose()?,
         })
     });
@@ -143,7 +195,7 @@ fn forward(group: &Group, store: &weir_topology::ForwardStore) -> Result<Forward
     })
 }
 
-fn kafka(group: &Group, store: &KafkaStore) -> Result<KafkaSettings, BackendError> {
+fn kafka(group: &Group, store: &KafkaStore, secrets: Secrets) -> Result<KafkaSettings, BackendError> {
     let mut settings = KafkaSettings::new(group.id.clone(), store.brokers.clone());
     settings.topic.clone_from(&store.topic);
     settings.key = match store.key {
@@ -167,7 +219,7 @@ fn kafka(group: &Group, store: &KafkaStore) -> Result<KafkaSettings, BackendErro
     if let Some(topic) = &store.dead_letter_topic {
         settings.dead_letter_topic.clone_from(topic);
     }
-    settings.options.extend(store.options.clone());
+    settings.options.extend(secrets.options(group, &store.options)?);
     Ok(settings)
 }
 

@@ -27,7 +27,7 @@ use weir_model::{GroupId, NodeId};
 use weir_telemetry::{Health, TagTable};
 use weir_topology::{Group, Topology};
 
-pub use crate::backend::{BackendError, open as open_backend};
+pub use crate::backend::{BackendError, check as check_backend, open as open_backend};
 use crate::front::Front;
 use crate::lives::{Duty, Job, Lives};
 use crate::stage::Stage;

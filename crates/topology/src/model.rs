@@ -8,7 +8,7 @@ use std::time::Duration;
 use weir_model::{GroupId, NodeId};
 
 use crate::forward::{Forward, ForwardUser};
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretError};
 use crate::size::ByteSize;
 
 /// One cluster, as its topology file describes it.
@@ -47,7 +47,10 @@ impl Topology {
             match &mut group.store {
                 StoreConfig::File(store) => store.path = dir.join(&store.path),
                 StoreConfig::Forward(store) => store.rebase(dir),
-                StoreConfig::Kafka(_) | StoreConfig::Hdfs(_) => {}
+                StoreConfig::Kafka(KafkaStore { options, .. })
+                | StoreConfig::Hdfs(HdfsStore { options, .. }) => {
+                    options.0.values_mut().for_each(|value| value.rebase(dir));
+                }
             }
         }
     }
@@ -219,7 +222,7 @@ pub struct HdfsStore {
 
 /// Properties that are handed to a store's library as they are. Some are passwords, so only their names print.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Options(pub BTreeMap<String, String>);
+pub struct Options(pub BTreeMap<String, Secret>);
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -227,12 +230,17 @@ impl fmt::Debug for Options {
     }
 }
 
-impl IntoIterator for Options {
-    type Item = (String, String);
-    type IntoIter = std::collections::btree_map::IntoIter<String, String>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+impl Options {
+    /// The properties, with those fetched that are kept elsewhere.
+    ///
+    /// # Errors
+    /// Which property cannot be had, and why.
+    pub fn read(&self) -> Result<BTreeMap<String, String>, (String, SecretError)> {
+        let read = |(name, value): (&String, &Secret)| match value.read() {
+            Ok(value) => Ok((name.clone(), value)),
+            Err(error) => Err((name.clone(), error)),
+        };
+        self.0.iter().map(read).collect()
     }
 }
 

@@ -52,7 +52,7 @@ struct RawKafka {
     commit_topic: Optional<Topic<false>>,
     dead_letter_topic: Optional<Topic<false>>,
     #[serde(default)]
-    options: BTreeMap<String, String>,
+    options: BTreeMap<String, Spanned<Checked<Property>>>,
 }
 
 #[derive(Deserialize)]
@@ -103,7 +103,7 @@ struct RawHdfs {
     replication: Option<Spanned<u32>>,
     user: Optional<String>,
     #[serde(default)]
-    options: BTreeMap<String, String>,
+    options: BTreeMap<String, Spanned<Checked<Property>>>,
 }
 
 /// Reads the store of `group`; none if something in it is wrong, which is then reported.
@@ -189,8 +189,25 @@ fn kafka(reader: &mut Reader<'_>, block: &Block<'_>, group: &GroupId) -> Option<
             .dead_letter_topic
             .and_then(|topic| reader.required(topic))
             .map(|topic| topic.0),
-        options: Options(raw.options),
+        options: options(reader, raw.options),
     }))
+}
+
+fn options(reader: &mut Reader<'_>, raw: BTreeMap<String, Spanned<Checked<Property>>>) -> Options {
+    Options(raw.into_iter().filter_map(|(name, value)| Some((name, reader.required(value)?.0))).collect())
+}
+
+/// The value of a property of a store's library; some are secrets.
+struct Property(Secret);
+
+impl Value for Property {
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        Secret::from_text(text).map(Self)
+    }
+
+    fn from_table(table: &BTreeMap<String, String>) -> Result<Self, Wrong> {
+        Secret::from_table(table).map(Self)
+    }
 }
 
 /// A Kafka topic; with `OF_TAG` one that may hold `{tag}`.
@@ -232,7 +249,7 @@ fn hdfs(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<StoreConfig> {
         format: reader.value_or(raw.format, Format::Envelope),
         replication: raw.replication.map(Spanned::into_inner),
         user: raw.user.and_then(|user| reader.required(user)),
-        options: Options(raw.options),
+        options: options(reader, raw.options),
         url: url?,
         path: path?,
     }))

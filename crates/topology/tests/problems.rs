@@ -86,7 +86,11 @@ const WRONG_TOPOLOGIES: &[Case] = &[
     ("brokers = [\"host:9092\"]", "brokers = []", &[("25:11", "needs brokers", "brokers = [")]),
     ("brokers = [\"host:9092\"]", "", &[("23:1", "needs brokers", "brokers = [")]),
     ("\"host:9092\"]", "\"host:9092\", \"\"]", &[("25:11", "needs brokers", "")]),
-    ("[\"host:9092\"]", "[\"host:9092\"]\noptions = { a = 20 }", &[("26:17", "integer `20`", "in quotes")]),
+    (
+        "[\"host:9092\"]",
+        "[\"host:9092\"]\noptions = { a = 20 }",
+        &[("26:17", "20 stands where text belongs", "\"20\"")],
+    ),
     (
         "[\"host:9092\"]",
         "[\"host:9092\"]\ncompression = \"lz5\"",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use weir_topology::{
     Ack, Affinity, ByteSize, Codec, FileStore, Format, HdfsStore, KafkaKey, KafkaStore, Listen, LogFormat,
-    Options, Overflow, PartLimits, Role, Stage, StoreConfig, Topology, parse_node, parse_topology,
+    Options, Overflow, PartLimits, Role, Secret, Stage, StoreConfig, Topology, parse_node, parse_topology,
 };
 
 fn with_store(rest_of_group: &str) -> Topology {
@@ -94,7 +94,7 @@ fn what_a_file_says() {
             transactions: false,
             commit_topic: Some("c".into()),
             dead_letter_topic: Some("d".into()),
-            options: Options([("linger.ms".to_owned(), "5".to_owned())].into()),
+            options: Options([("linger.ms".to_owned(), Secret::Given("5".to_owned()))].into()),
         })
     );
 }
@@ -131,6 +131,16 @@ fn a_password_is_not_printed() {
         "[group.store]\nkind = 'kafka'\nbrokers = ['a:1']\noptions = { 'sasl.password' = 'swordfish' }",
     );
     let printed = format!("{topology:?} {topology:#?}");
+    assert!(printed.contains("sasl.password"));
+    // One that is not written here is not printed either, and its place is looked for beside the topology.
+    let mut elsewhere = with_store(
+        "[group.store]\nkind = 'kafka'\nbrokers = ['a:1']\n\
+         options = { a = { env = 'WEIR_NO_SUCH_NAME' }, b = { file = 'b.txt' }, c = 'plain' }",
+    );
+    elsewhere.rebase(Path::new("/etc/weir"));
+    let StoreConfig::Kafka(KafkaStore { options, .. }) = &elsewhere.groups[0].store else { panic!() };
+    assert_eq!(options.0["b"], Secret::File("/etc/weir/b.txt".into()));
+    assert_eq!(options.read().unwrap_err().0, "a");
     assert!(printed.contains("sasl.password") && !printed.contains("swordfish"), "{printed}");
 }
 

@@ -60,7 +60,7 @@ fn check_one(file: &Path) -> anyhow::Result<&'static str> {
     if is_topology {
         let topology = topology(file)?;
         for group in &topology.groups {
-            weir_sink::open_backend(group).with_context(|| format!("{} is wrong", file.display()))?;
+            weir_sink::check_backend(group).with_context(|| format!("{} is wrong", file.display()))?;
         }
         return Ok("topology");
     }

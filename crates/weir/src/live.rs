@@ -254,7 +254,7 @@ impl Node {
             node::place(config, &topology)?;
         }
         for group in &topology.groups {
-            weir_sink::open_backend(group).with_context(|| format!("{} is wrong", file.display()))?;
+            weir_sink::check_backend(group).with_context(|| format!("{} is wrong", file.display()))?;
         }
         match &*role {
             Some(Role::Edge(edge)) => {
