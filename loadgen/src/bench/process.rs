@@ -51,7 +51,9 @@ impl Process {
         let begun = Instant::now();
         loop {
             let log = fs::read_to_string(&self.log)?;
-            let line = log.lines().rev().find(|line| line.contains(" ready "));
+            // The last line may still be on its way.
+            let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let line = whole.lines().rev().find(|line| line.contains(" ready "));
             let word = line
                 .and_then(|line| line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('=')));
             if let Some(word) = word {
