@@ -57,7 +57,8 @@ pub(crate) fn carry() -> anyhow::Result<Work> {
         let _alive = (&listener, &dialer, &ours, &theirs);
         let sending = async {
             for seq in 0..BATCHES {
-                let head = BatchHead { seq: Seq(seq), done: Vec::new(), header: header.clone() };
+                let head =
+                    BatchHead { seq: Seq(seq), done: Vec::new(), recall: false, header: header.clone() };
                 sender.send(head.encode(), payload.clone()).await?;
             }
             anyhow::Ok(())

@@ -178,7 +178,8 @@ fn header() -> anyhow::Result<Work> {
     let header = batch_header();
     Ok(Box::new(move || {
         for n in 0..100 {
-            let head = BatchHead { seq: Seq(n), done: Vec::new(), header: header.encode().into() };
+            let head =
+                BatchHead { seq: Seq(n), done: Vec::new(), recall: false, header: header.encode().into() };
             let read = BatchHead::decode(&head.encode());
             let header = read.ok().and_then(|head| BatchHeader::decode(&head.header).ok());
             assert!(black_box(header).is_some());

@@ -505,6 +505,12 @@ impl Connection {
                 break;
             }
         }
+        // What is on its way into a log is carried to its end all the same, so that it is known when its sender, who
+        // was not told, sends it again.
+        let mut rest = std::mem::take(&mut self.pending);
+        if !rest.is_empty() {
+            tokio::spawn(async move { while rest.next().await.is_some() {} });
+        }
         let bye = async {
             self.acks.write_all(&mut self.stream).await?;
             self.stream.shutdown().await

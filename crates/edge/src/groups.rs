@@ -12,15 +12,16 @@ use tracing::{info, warn};
 
 use weir_link::Dialer;
 use weir_model::{GroupId, NodeId};
-use weir_spool::{GroupLog, Journal};
+use weir_spool::GroupLog;
 use weir_telemetry::{Health, names};
-use weir_topology::{Group, Overflow, Topology};
-use weir_transit::Recovered;
+use weir_topology::{Ack, Group, Overflow, Topology};
+use weir_transit::RecentBounds;
 
 use crate::failure::Failure;
 use crate::note::{LogNote, LogState};
-use crate::plan::Target;
-use crate::ship::{self, Shipper, ShipperParts};
+use crate::repeats::Repeats;
+use crate::ship::{self, Opened, Shipper, ShipperParts};
+use crate::store::Target;
 use crate::{Applied, GroupStatus, StartError};
 
 /// How often draining logs are looked at.
@@ -48,13 +49,12 @@ pub(crate) struct Groups {
 struct Running {
     note: LogNote,
     overflow: Overflow,
+    ack: Ack,
     log: GroupLog,
+    repeats: Arc<Repeats>,
     shipper: Shipper,
     in_use: Arc<()>,
 }
-
-/// A log that was opened, and on which nobody works yet.
-pub(crate) type Opened = (GroupLog, Journal, Recovered);
 
 impl Groups {
     pub(crate) fn new(shared: Shared) -> Self {
@@ -65,12 +65,11 @@ impl Groups {
     pub(crate) async fn open(&self, topology: &Topology) -> Result<Vec<(GroupId, Opened)>, StartError> {
         let mut opened: Vec<(GroupId, Opened)> = Vec::new();
         for group in topology.groups.iter().filter(|group| !self.running.contains_key(&group.id)) {
-            match open(self.dir(&group.id), group.quota.0, group.id.clone()).await {
+            match open(self.dir(&group.id), group.quota.0, bounds(group), group.id.clone()).await {
                 Ok(log) => opened.push((group.id.clone(), log)),
                 Err(error) => {
-                    for (_, (log, journal, _)) in opened {
-                        journal.close().await;
-                        log.close().await;
+                    for (_, opened) in opened {
+                        opened.close().await;
                     }
                     return Err(error);
                 }
@@ -87,7 +86,7 @@ impl Groups {
             let note = LogNote::attached(group);
             if let Some(log) = opened.remove(&group.id) {
                 applied.added.push(group.id.clone());
-                self.begin(&group.id, note, group.overflow.clone(), log);
+                self.begin(&group.id, note, Rules::of(group), log);
             } else if self.change(group, note) {
                 applied.changed.push(group.id.clone());
             }
@@ -107,8 +106,12 @@ impl Groups {
     pub(crate) fn targets(&self, topology: &Topology) -> Vec<Arc<Target>> {
         let target = |group: &Group| {
             let running = self.running.get(&group.id)?;
-            let (id, log, in_use) = (group.id.clone(), running.log.clone(), running.in_use.clone());
-            Some(Arc::new(Target::new(id, log, running.overflow.clone(), in_use)))
+            Some(Arc::new(Target::new(
+                group.id.clone(),
+                (running.log.clone(), running.repeats.clone(), running.shipper.inbox()),
+                (running.overflow.clone(), running.ack),
+                running.in_use.clone(),
+            )))
         };
         topology.groups.iter().filter_map(target).collect()
     }
@@ -125,11 +128,11 @@ impl Groups {
             }
             match LogNote::read(&dir) {
                 Ok(Some(mut note)) if note.state != LogState::Detached => {
-                    match open(dir.clone(), note.quota_bytes, id.clone()).await {
+                    match open(dir.clone(), note.quota_bytes, RecentBounds::default(), id.clone()).await {
                         Ok(log) => {
                             info!(group = %id, "its group has left the topology: the log is drained");
                             note.state = LogState::Draining;
-                            self.begin(&id, note, Overflow::Block, log);
+                            self.begin(&id, note, Rules::default(), log);
                             continue;
                         }
                         Err(error) => {
@@ -178,8 +181,8 @@ impl Groups {
         self.shared.logs.join(id.as_str())
     }
 
-    fn begin(&mut self, id: &GroupId, note: LogNote, overflow: Overflow, opened: Opened) {
-        let (log, journal, recovered) = opened;
+    fn begin(&mut self, id: &GroupId, note: LogNote, rules: Rules, opened: Opened) {
+        let (log, repeats) = (opened.log.clone(), opened.repeats.clone());
         write(&note, &self.dir(id));
         self.detached.remove(id.as_str());
         let shipper = Shipper::start(ShipperParts {
@@ -187,14 +190,15 @@ impl Groups {
             rack: self.shared.rack.clone(),
             group: id.clone(),
             note: note.clone(),
-            log: log.clone(),
-            journal,
-            recovered,
+            opened,
+            recall_for: rules.recall_for,
             dialer: self.shared.dialer.clone(),
             health: self.shared.health.clone(),
             failure: self.shared.failure.clone(),
         });
-        self.running.insert(id.clone(), Running { note, overflow, log, shipper, in_use: Arc::new(()) });
+        let Rules { overflow, ack, .. } = rules;
+        let in_use = Arc::new(());
+        self.running.insert(id.clone(), Running { note, overflow, ack, log, repeats, shipper, in_use });
     }
 
     // Says whether anything about the group is new.
@@ -202,6 +206,8 @@ impl Groups {
         let dir = self.dir(&group.id);
         let Some(running) = self.running.get_mut(&group.id) else { return false };
         let overflow = std::mem::replace(&mut running.overflow, group.overflow.clone());
+        let ack = std::mem::replace(&mut running.ack, group.ack);
+        let other_window = running.repeats.set_bounds(bounds(group));
         let before = std::mem::replace(&mut running.note, note);
         let note = &running.note;
         if before != *note {
@@ -213,7 +219,7 @@ impl Groups {
         if (before.rack_affinity, &before.sinks) != (note.rack_affinity, &note.sinks) {
             running.shipper.adopt(note.clone());
         }
-        before != *note || overflow != group.overflow
+        before != *note || overflow != group.overflow || ack != group.ack || other_window
     }
 
     // Says whether the group was not drained before.
@@ -278,11 +284,42 @@ pub(crate) async fn close_drained(groups: Arc<Mutex<Groups>>, stop: Cancellation
     }
 }
 
-async fn open(dir: PathBuf, quota_bytes: u64, group: GroupId) -> Result<Opened, StartError> {
-    let opened = tokio::task::spawn_blocking(move || ship::open(&dir, quota_bytes)).await;
+async fn open(
+    dir: PathBuf,
+    quota_bytes: u64,
+    bounds: RecentBounds,
+    group: GroupId,
+) -> Result<Opened, StartError> {
+    let opened = tokio::task::spawn_blocking(move || ship::open(&dir, quota_bytes, bounds)).await;
     let opened =
         opened.map_err(|error| StartError::Died { group: group.clone(), reason: error.to_string() })?;
     opened.map_err(|error| error.of(&group))
+}
+
+/// What the intake does for a group, and how long its repeats are known.
+struct Rules {
+    overflow: Overflow,
+    ack: Ack,
+    recall_for: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { overflow: Overflow::Block, ack: Ack::Edge, recall_for: Duration::from_secs(600) }
+    }
+}
+
+impl Rules {
+    fn of(group: &Group) -> Self {
+        Self { overflow: group.overflow.clone(), ack: group.ack, recall_for: group.repeats.window }
+    }
+}
+
+fn bounds(group: &Group) -> RecentBounds {
+    RecentBounds {
+        seconds: u32::try_from(group.repeats.window.as_secs()).unwrap_or(u32::MAX),
+        chunks: usize::try_from(group.repeats.chunks).unwrap_or(usize::MAX),
+    }
 }
 
 // Without the note the log is as safe; only a restart would not know its sinks.

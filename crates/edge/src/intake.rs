@@ -2,22 +2,18 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::future::join_all;
 
 use weir_forward::{Batch, Event, Skips};
-use weir_spool::AppendError;
 use weir_telemetry::{TagCounter, TagTable, names};
-use weir_topology::Overflow;
 
 use crate::connection::Connection;
-use crate::plan::{Plan, Target};
+use crate::plan::Plan;
+use crate::store::{self, Arrived, NotStored};
 
-/// A batch that cannot be stored for so long ends its connection: never acknowledge late (R42).
-const ACK_DEADLINE: Duration = Duration::from_secs(60);
 /// Bound of each connection's caches of routes and tag counters.
 pub(crate) const TAG_CACHE: usize = 256;
 
@@ -37,7 +33,7 @@ impl Intake {
 pub(crate) struct Stored {
     bytes: usize,
     ack: Bytes,
-    outcome: Result<(), AppendError>,
+    outcome: Result<(), NotStored>,
 }
 
 pub(crate) type Pending = Pin<Box<dyn Future<Output = Stored> + Send>>;
@@ -62,22 +58,20 @@ impl Connection {
         let plan = self.door.intake.plan.load_full();
         plan.tap.show(&header, &payload);
         let targets = match self.routes.route(&plan.router, &header.tag) {
-            Some(index) => plan.targets(index).to_vec(),
+            Some(index) => plan.targets(index),
             None => {
                 names::EDGE_UNROUTED_EVENTS_TOTAL.with([]).increment(events);
-                Vec::new()
+                Arc::default()
             }
         };
         self.tag_counter(&header.tag).add(events, header.unpacked_bytes);
-        let encoded = Bytes::from(header.encode());
-        for target in &targets {
-            target.events.increment(events);
-            target.bytes.increment(bytes as u64);
+        for target in targets.iter() {
+            target.count(events, bytes as u64);
         }
         self.unsynced += bytes;
+        let arrived = Arrived::new(header, payload);
         let mut future: Pending = Box::pin(async move {
-            let appends = targets.iter().map(|target| append(target, encoded.clone(), payload.clone()));
-            let outcome = join_all(appends).await.into_iter().collect();
+            let outcome = store::everywhere(&targets, arrived).await;
             Stored { bytes, ack, outcome }
         });
         // Polled once here, so that batches enter the logs in the order in which they came.
@@ -95,33 +89,11 @@ impl Connection {
     }
 
     /// Takes note of what became of a batch; its acknowledgement is due now. The error ends the connection.
-    pub(crate) fn settle(&mut self, stored: Stored) -> Result<(), AppendError> {
+    pub(crate) fn settle(&mut self, stored: Stored) -> Result<(), NotStored> {
         self.unsynced -= stored.bytes;
         stored.outcome?;
         self.acknowledge(&stored.ack);
         Ok(())
-    }
-}
-
-async fn append(target: &Target, header: Bytes, payload: Bytes) -> Result<(), AppendError> {
-    let group = target.group.as_str();
-    let began = tokio::time::Instant::now();
-    loop {
-        match target.log.append(header.clone(), payload.clone()).await {
-            Ok(_) => return Ok(()),
-            Err(full @ (AppendError::Full { .. } | AppendError::DiskFull)) => match target.overflow {
-                Overflow::DropNewest => {
-                    names::LOG_FULL_TOTAL.with([group, "drop_newest"]).increment(1);
-                    return Ok(());
-                }
-                _ if began.elapsed() > ACK_DEADLINE => return Err(full),
-                _ => {
-                    names::LOG_FULL_TOTAL.with([group, "block"]).increment(1);
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            },
-            Err(error) => return Err(error),
-        }
     }
 }
 

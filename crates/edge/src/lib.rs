@@ -16,8 +16,10 @@ mod intake;
 mod note;
 mod plan;
 mod promises;
+mod repeats;
 mod session;
 mod ship;
+mod store;
 mod tap;
 
 use std::os::fd::OwnedFd;
@@ -105,6 +107,24 @@ pub enum StartError {
         group: GroupId,
         /// What the runtime says.
         reason: String,
+    },
+    /// The record of recent chunks beside a group log does not read.
+    #[error("what group {group} remembers of recent chunks cannot be read by this program")]
+    Recent {
+        /// Whose.
+        group: GroupId,
+        /// Why.
+        #[source]
+        source: weir_transit::RecentRecordError,
+    },
+    /// The end of a group log does not read.
+    #[error("the log of group {group} cannot be read")]
+    Read {
+        /// Whose.
+        group: GroupId,
+        /// Why.
+        #[source]
+        source: weir_spool::ReadError,
     },
     /// A route's pattern is wrong.
     #[error("a route is wrong")]

@@ -4,12 +4,10 @@
 
 use std::sync::Arc;
 
-use weir_model::GroupId;
 use weir_routing::{Router, RouterError};
-use weir_spool::GroupLog;
-use weir_telemetry::{Counter, names};
-use weir_topology::{Overflow, Topology};
+use weir_topology::Topology;
 
+use crate::store::{RouteTarget, Target, of_route};
 use crate::tap::Tap;
 
 /// One revision's routes.
@@ -18,18 +16,7 @@ pub(crate) struct Plan {
     /// Who looks on.
     pub(crate) tap: Arc<Tap>,
     // By route, then by group of the route.
-    targets: Vec<Vec<Arc<Target>>>,
-}
-
-/// One group's log as the intake sees it.
-pub(crate) struct Target {
-    pub(crate) group: GroupId,
-    pub(crate) log: GroupLog,
-    pub(crate) overflow: Overflow,
-    pub(crate) events: Counter,
-    pub(crate) bytes: Counter,
-    /// Held as long as anything may still be appended to the log.
-    pub(crate) _in_use: Arc<()>,
+    targets: Vec<Arc<[RouteTarget]>>,
 }
 
 /// Compiles the routes of a topology.
@@ -40,11 +27,7 @@ pub(crate) fn router(topology: &Topology) -> Result<Router, RouterError> {
 impl Plan {
     /// `routes` is how many the router has.
     pub(crate) fn new(router: Router, routes: usize, targets: &[Arc<Target>], tap: Arc<Tap>) -> Self {
-        let of_route = |index| {
-            let groups = router.groups(index);
-            targets.iter().filter(|target| groups.contains(&target.group)).cloned().collect()
-        };
-        let targets = (0..routes).map(of_route).collect();
+        let targets = (0..routes).map(|index| of_route(router.groups(index), targets)).collect();
         Self { router, tap, targets }
     }
 
@@ -54,15 +37,7 @@ impl Plan {
     }
 
     /// The logs of a route.
-    pub(crate) fn targets(&self, route: usize) -> &[Arc<Target>] {
-        self.targets.get(route).map_or(&[], Vec::as_slice)
-    }
-}
-
-impl Target {
-    pub(crate) fn new(group: GroupId, log: GroupLog, overflow: Overflow, in_use: Arc<()>) -> Self {
-        let events = names::EDGE_EVENTS_TOTAL.with([group.as_str()]);
-        let bytes = names::EDGE_BYTES_TOTAL.with([group.as_str()]);
-        Self { group, log, overflow, events, bytes, _in_use: in_use }
+    pub(crate) fn targets(&self, route: usize) -> Arc<[RouteTarget]> {
+        self.targets.get(route).cloned().unwrap_or_default()
     }
 }

@@ -24,6 +24,7 @@ const GREETING_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Outgoing {
     pub(crate) seq: Seq,
     pub(crate) done: Vec<Partition>,
+    pub(crate) recall: bool,
     pub(crate) stored: Option<InHand>,
 }
 
@@ -149,7 +150,7 @@ async fn drive_lane(
     log: GroupLog,
     inbox: mpsc::Sender<Input>,
 ) -> Result<(), String> {
-    while let Some(Outgoing { seq, done, stored }) = queue.recv().await {
+    while let Some(Outgoing { seq, done, recall, stored }) = queue.recv().await {
         // Counted until QUIC has it.
         let kept = stored;
         let stored = match &kept {
@@ -163,7 +164,7 @@ async fn drive_lane(
                 }
             },
         };
-        let head = BatchHead { seq, done, header: stored.header };
+        let head = BatchHead { seq, done, recall, header: stored.header };
         lane.send(head.encode(), stored.payload).await.map_err(|error| error.to_string())?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use weir_spool::{GroupLog, Journal, Options, Reader, Stored};
 use weir_telemetry::{Health, names};
 use weir_transit::{
     Dispatcher, DispatcherConfig, DispatcherOutput, DispatcherStatus, JournalRecord, JournalRecordError,
-    Placement, Recovered, ToEdge,
+    Placement, RecentBounds, RecentRecordError, Recovered, ToEdge,
 };
 
 use crate::StartError;
@@ -27,6 +27,7 @@ use crate::failure::Failure;
 use crate::hand::{Hand, InHand};
 use crate::note::LogNote;
 use crate::promises::{JournalJob, keep_journal};
+use crate::repeats::{self, Repeats};
 use crate::session::{self, Outgoing, SessionHandle};
 
 /// Bytes of the log read at once.
@@ -43,6 +44,36 @@ const RETRY: std::ops::Range<u64> = 100..600;
 pub(crate) enum OpenFailed {
     Log(weir_spool::OpenError),
     Journal(JournalRecordError),
+    Recent(RecentRecordError),
+    Read(weir_spool::ReadError),
+}
+
+impl From<repeats::OpenFailed> for OpenFailed {
+    fn from(failed: repeats::OpenFailed) -> Self {
+        match failed {
+            repeats::OpenFailed::Journal(source) => Self::Log(source),
+            repeats::OpenFailed::Record(source) => Self::Recent(source),
+            repeats::OpenFailed::Log(source) => Self::Read(source),
+        }
+    }
+}
+
+/// A group's log with all that lies beside it.
+pub(crate) struct Opened {
+    pub(crate) log: GroupLog,
+    pub(crate) journal: Journal,
+    pub(crate) recovered: Recovered,
+    pub(crate) repeats: Arc<Repeats>,
+    pub(crate) recent: Journal,
+}
+
+impl Opened {
+    /// Gives it up again.
+    pub(crate) async fn close(self) {
+        self.journal.close().await;
+        self.recent.close().await;
+        self.log.close().await;
+    }
 }
 
 impl OpenFailed {
@@ -51,12 +82,14 @@ impl OpenFailed {
         match self {
             Self::Log(source) => StartError::Log { group, source },
             Self::Journal(source) => StartError::Journal { group, source },
+            Self::Recent(source) => StartError::Recent { group, source },
+            Self::Read(source) => StartError::Read { group, source },
         }
     }
 }
 
-/// Opens a group's log and what its journal remembers.
-pub(crate) fn open(dir: &Path, quota_bytes: u64) -> Result<(GroupLog, Journal, Recovered), OpenFailed> {
+/// Opens a group's log, what its journal remembers, and the chunks that it took lately.
+pub(crate) fn open(dir: &Path, quota_bytes: u64, bounds: RecentBounds) -> Result<Opened, OpenFailed> {
     // The journal first: it knows the highest number ever named to a sink.
     std::fs::create_dir_all(dir)
         .map_err(|source| OpenFailed::Log(weir_spool::OpenError::Io { path: dir.to_owned(), source }))?;
@@ -77,9 +110,10 @@ pub(crate) fn open(dir: &Path, quota_bytes: u64) -> Result<(GroupLog, Journal, R
     if recovery.torn_bytes > 0 {
         info!(dir = %dir.display(), bytes = recovery.torn_bytes, "cut off a torn tail: it was never acknowledged");
     }
+    let (repeats, recent) = repeats::open(dir, &log, &recovery, &recovered, bounds)?;
     // What the log has trimmed away needs nothing more, whatever the journal forgot.
     recovered.done.insert_range(0..recovery.first.0);
-    Ok((log, journal, recovered))
+    Ok(Opened { log, journal, recovered, repeats, recent })
 }
 
 /// What the driver hears of.
@@ -107,6 +141,16 @@ pub(crate) enum Input {
     /// The disk is full, and the journal has no more room of its own: records wait.
     JournalFull,
     JournalFailed,
+    /// The log has too little room, by so many bytes: the oldest batches are to go.
+    MakeRoom {
+        bytes: u64,
+        answer: oneshot::Sender<()>,
+    },
+    /// Tell when the store has the batch: `false` if it was dropped.
+    AwaitCommit {
+        seq: Seq,
+        answer: oneshot::Sender<bool>,
+    },
 }
 
 /// What a shipper is made of.
@@ -115,9 +159,9 @@ pub(crate) struct ShipperParts {
     pub(crate) rack: String,
     pub(crate) group: GroupId,
     pub(crate) note: LogNote,
-    pub(crate) log: GroupLog,
-    pub(crate) journal: Journal,
-    pub(crate) recovered: Recovered,
+    pub(crate) opened: Opened,
+    /// How long after a change of the live sinks chunks are looked for at other edges.
+    pub(crate) recall_for: Duration,
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) health: Health,
     pub(crate) failure: Failure,
@@ -127,6 +171,8 @@ pub(crate) struct ShipperParts {
 pub(crate) struct Shipper {
     stop: CancellationToken,
     driver: JoinHandle<()>,
+    saver: JoinHandle<()>,
+    inbox: mpsc::Sender<Input>,
     sinks: watch::Sender<LogNote>,
     // Below this number all is in the store; none while something is on its way.
     empty: watch::Receiver<Option<Seq>>,
@@ -139,8 +185,33 @@ impl Shipper {
         let (empty_tx, empty) = watch::channel(None);
         let (status_tx, status) = watch::channel(None);
         let (sinks, adopted) = watch::channel(parts.note.clone());
-        let driver = tokio::spawn(drive(parts, adopted, stop.clone(), empty_tx, status_tx));
-        Self { stop, driver, sinks, empty, status }
+        let (inbox, inputs) = mpsc::channel(1024);
+        let ShipperParts { edge, rack, group, note, opened, recall_for, dialer, health, failure } = parts;
+        let Opened { log, journal, recovered, repeats, recent } = opened;
+        let saving = repeats::keep_saved(group.clone(), repeats.clone(), recent, stop.clone());
+        let saver = tokio::spawn(saving);
+        let parts = DriverParts {
+            edge,
+            rack,
+            group,
+            note,
+            log,
+            journal,
+            recovered,
+            repeats,
+            recall_for,
+            dialer,
+            health,
+            failure,
+        };
+        let (inbox_, stop_) = (inbox.clone(), stop.clone());
+        let driver = tokio::spawn(drive(parts, (inbox_, inputs), adopted, stop_, empty_tx, status_tx));
+        Self { stop, driver, saver, inbox, sinks, empty, status }
+    }
+
+    /// Where its driver is spoken to.
+    pub(crate) fn inbox(&self) -> mpsc::Sender<Input> {
+        self.inbox.clone()
     }
 
     /// Goes on with the sinks of `note`.
@@ -167,7 +238,23 @@ impl Shipper {
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         let _ = self.driver.await;
+        let _ = self.saver.await;
     }
+}
+
+struct DriverParts {
+    edge: NodeId,
+    rack: String,
+    group: GroupId,
+    note: LogNote,
+    log: GroupLog,
+    journal: Journal,
+    recovered: Recovered,
+    repeats: Arc<Repeats>,
+    recall_for: Duration,
+    dialer: Arc<Dialer>,
+    health: Health,
+    failure: Failure,
 }
 
 /// What a group's condition is called in the node's health.
@@ -191,6 +278,9 @@ struct Driver {
     group: GroupId,
     dispatcher: Dispatcher,
     log: GroupLog,
+    repeats: Arc<Repeats>,
+    // Who wants to know when the store has a batch.
+    awaited: BTreeMap<Seq, Vec<oneshot::Sender<bool>>>,
     sessions: BTreeMap<NodeId, SessionHandle>,
     at_hand: HashMap<Seq, InHand>,
     hand: Hand,
@@ -218,24 +308,37 @@ struct Dial {
 }
 
 async fn drive(
-    parts: ShipperParts,
+    parts: DriverParts,
+    (inbox, mut inputs): (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     mut adopted: watch::Receiver<LogNote>,
     stop: CancellationToken,
     empty: watch::Sender<Option<Seq>>,
     status: watch::Sender<Option<DispatcherStatus>>,
 ) {
-    let ShipperParts { edge, rack, group, note, log, journal, recovered, dialer, health, failure } = parts;
+    let DriverParts {
+        edge,
+        rack,
+        group,
+        note,
+        log,
+        journal,
+        recovered,
+        repeats,
+        recall_for,
+        dialer,
+        health,
+        failure,
+    } = parts;
     let began = Instant::now();
     let log_id = LogId { edge, group: group.clone(), incarnation: log.incarnation() };
     let sinks = note.sinks.iter().map(|sink| sink.name.clone());
     let placement = placement(&note, &rack);
-    let (inbox, mut inputs) = mpsc::channel(1024);
     let (jobs, queue) = mpsc::unbounded_channel();
     let first = log.depth().first;
     let mut driver = Driver {
         group: group.clone(),
         dispatcher: Dispatcher::new(
-            DispatcherConfig::default(),
+            DispatcherConfig { recall_for, ..DispatcherConfig::default() },
             log_id,
             sinks,
             placement,
@@ -245,6 +348,8 @@ async fn drive(
         reader: Some(Box::new(log.reader(first))),
         durable: log.durable(),
         log,
+        repeats,
+        awaited: BTreeMap::new(),
         sessions: BTreeMap::new(),
         at_hand: HashMap::new(),
         hand: Hand::default(),
@@ -309,6 +414,10 @@ async fn drive(
                 driver.look_at_hand();
                 ticks += 1;
                 if ticks.is_multiple_of(10) {
+                    driver.awaited.retain(|_, answers| {
+                        answers.retain(|answer| !answer.is_closed());
+                        !answers.is_empty()
+                    });
                     status.send_replace(Some(driver.report()));
                 }
                 if journal_bytes.load(std::sync::atomic::Ordering::Relaxed) > JOURNAL_BYTES_MAX {
@@ -431,6 +540,44 @@ impl Driver {
                 self.rewrite_journal();
             }
             Input::JournalFailed => {}
+            Input::MakeRoom { bytes, answer } => self.make_room(bytes, answer),
+            Input::AwaitCommit { seq, answer } => {
+                self.awaited.entry(seq).or_default().push(answer);
+                self.tell_awaited();
+            }
+        }
+    }
+
+    // Gives up the oldest whole segments, as many as it takes, but for batches that are promised to a part.
+    fn make_room(&mut self, bytes: u64, answer: oneshot::Sender<()>) {
+        let mut left = bytes;
+        let mut dropped = SeqRanges::new();
+        for (range, size) in self.log.finished() {
+            if left == 0 {
+                break;
+            }
+            let mut whole = SeqRanges::new();
+            whole.insert_range(range.clone());
+            dropped.insert_all(&self.dispatcher.drop_batches(&whole));
+            if self.dispatcher.done().covers(range) {
+                left = left.saturating_sub(size);
+            }
+        }
+        if !dropped.is_empty() {
+            let labels = [self.group.as_str(), "drop_oldest"];
+            names::LOG_DROPPED_BATCHES_TOTAL.with(labels).increment(dropped.len());
+            self.repeats.drop_batches(&dropped);
+        }
+        self.log.trim_and_tell(self.repeats.trimmable(self.dispatcher.done()), answer);
+    }
+
+    fn tell_awaited(&mut self) {
+        let (done, dropped) = (self.dispatcher.done(), self.dispatcher.dropped());
+        let settled = self.awaited.extract_if(.., |seq, _| done.contains(*seq));
+        for (seq, answers) in settled {
+            for answer in answers {
+                let _ = answer.send(!dropped.contains(seq));
+            }
         }
     }
 
@@ -438,6 +585,7 @@ impl Driver {
         match BatchHeader::decode(&stored.header) {
             Ok(header) => {
                 let bytes = stored.payload.len() as u64;
+                self.repeats.note(stored.seq, &header);
                 self.dispatcher.offer(stored.seq, header.tag, bytes);
                 let seq = stored.seq;
                 if let Some(stored) = self.hand.keep(stored) {
@@ -452,9 +600,12 @@ impl Driver {
     }
 
     fn damaged(&mut self, gone: &SeqRanges) {
+        let mut gone = gone.clone();
+        // A batch that was dropped while it waited for its lane is no damage.
+        gone.remove_all(self.dispatcher.done());
         if !gone.is_empty() {
             names::LOG_DAMAGED_TOTAL.with([self.group.as_str()]).increment(gone.len());
-            self.dispatcher.forget(gone);
+            self.dispatcher.forget(&gone);
         }
     }
 
@@ -462,11 +613,15 @@ impl Driver {
     fn work(&mut self) {
         while let Some(output) = self.dispatcher.poll_output() {
             match output {
-                DispatcherOutput::Send { sink, session, seq, tag, done } => {
+                DispatcherOutput::Send { sink, session, seq, tag, done, recall } => {
                     let stored = self.at_hand.remove(&seq);
                     if let Some(handle) = self.sessions.get(&sink).filter(|h| h.epoch == session) {
-                        handle.send(&tag, Outgoing { seq, done, stored });
+                        handle.send(&tag, Outgoing { seq, done, recall, stored });
                     }
+                }
+                DispatcherOutput::Recall { sink, session, part, chunks, half_done } => {
+                    let (found, half_done) = (self.repeats.find(&chunks), self.repeats.find(&half_done));
+                    self.dispatcher.recalled(&sink, session, part, &found, &half_done);
                 }
                 DispatcherOutput::Control { sink, session, message } => {
                     if let Some(handle) = self.sessions.get(&sink).filter(|h| h.epoch == session) {
@@ -476,7 +631,10 @@ impl Driver {
                 DispatcherOutput::Journal(record) => {
                     let _ = self.jobs.send(JournalJob::Append(record.encode()));
                 }
-                DispatcherOutput::Trim => self.trim = true,
+                DispatcherOutput::Trim => {
+                    self.trim = true;
+                    self.tell_awaited();
+                }
                 // The connection goes with its session, and another is made.
                 DispatcherOutput::HangUp { sink } => drop(self.sessions.remove(&sink)),
                 DispatcherOutput::Gone { sink } => {
@@ -509,8 +667,12 @@ impl Driver {
     }
 
     fn trim(&mut self) {
-        if std::mem::take(&mut self.trim) {
-            self.log.trim(self.dispatcher.done().clone());
+        if self.trim {
+            let done = self.dispatcher.done();
+            let trimmable = self.repeats.trimmable(done);
+            // What must wait for its chunks to be written down is trimmed next time.
+            self.trim = trimmable != *done;
+            self.log.trim(trimmable);
         }
     }
 

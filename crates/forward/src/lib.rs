@@ -12,6 +12,7 @@ pub mod scan;
 pub mod unpack;
 
 mod annotate;
+mod cut;
 mod frame;
 mod json;
 mod message;
@@ -22,6 +23,7 @@ mod sieve;
 mod tally;
 
 pub use annotate::{Member, annotate};
+pub use cut::keep_chunks;
 pub use message::{CHUNK_BYTES_MAX, TAG_BYTES_MAX};
 pub use outcome::{Batch, Event, Fault, Reason, Refused, Skips, Violation};
 pub use session::{Limits, Session};

@@ -9,7 +9,9 @@ mod names;
 mod network;
 mod ranges;
 
-pub use batch::{BatchHeader, BatchId, ChunkIdentity, Encoding, HeaderError, LogId, MinuteTally};
+pub use batch::{
+    BatchHeader, BatchId, ChunkIdentity, Encoding, Fingerprint, HeaderError, LogId, MinuteTally,
+};
 pub use names::{Epoch, GroupId, Incarnation, NameError, NodeId, PartId, Seq};
 pub use network::{Network, NetworkError};
 pub use ranges::SeqRanges;

@@ -17,4 +17,7 @@ mod time;
 pub use codec::{Codec, CodecWriter};
 pub use events::{Event, Format, ShapeError, UNPACKED_BYTES_MAX, each_event, each_event_of};
 pub use json::{Transcoder, write_json};
+/// Leaves some chunks out of a batch.
+pub use weir_forward::keep_chunks;
+
 pub use partition::{Partitioner, TagPartitions, TemplateError};

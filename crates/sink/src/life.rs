@@ -12,9 +12,10 @@ use tracing::{error, info, warn};
 
 use weir_link::Connection;
 use weir_model::{BatchId, Epoch, GroupId, Incarnation, LogId, NodeId, PartId};
+use weir_shape::{UNPACKED_BYTES_MAX, keep_chunks};
 use weir_store::{Backend, Committed, Outcome, Part, PartBatch, Partition, Store, StoreError, Token};
 use weir_telemetry::{TagTable, names};
-use weir_transit::{Collector, CollectorConfig, CollectorOutput, Resolution, StageKey, ToSink};
+use weir_transit::{Arrival, Collector, CollectorConfig, CollectorOutput, Resolution, StageKey, ToSink};
 
 use crate::lives::Duty;
 use crate::peer::{self, Arrived, Peer};
@@ -72,6 +73,8 @@ struct Driver {
     peers: BTreeMap<Arc<LogId>, Peer>,
     staged: HashMap<StageKey, PartBatch>,
     work: JoinSet<Done>,
+    // As last reported.
+    repeated: u64,
 }
 
 /// Lives one life to its end.
@@ -88,6 +91,7 @@ pub(crate) async fn live(parts: LifeParts<'_>) -> End {
         peers: BTreeMap::new(),
         staged: HashMap::new(),
         work: JoinSet::new(),
+        repeated: 0,
     };
     let (inbox, mut inputs) = mpsc::channel(256);
     let mut edges = JoinSet::new();
@@ -127,9 +131,9 @@ pub(crate) async fn live(parts: LifeParts<'_>) -> End {
                 drain_until = Some(Instant::now() + DRAIN_MAX);
             }
         }
-        driver.act();
+        driver.act(stage);
     };
-    driver.act();
+    driver.act(stage);
     if end == End::Stopped {
         // The last words must reach the edges before their connections go.
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -168,6 +172,9 @@ impl Driver {
                 ToSink::Promise { part } => self.collector.promised(&log, &part),
                 ToSink::Refuse { part, gone } => self.collector.refused(&log, &part, &gone),
                 ToSink::Resolve { part, token } => self.collector.resolve(&log, part, token),
+                ToSink::Recalled { part, stored, elsewhere } => {
+                    self.collector.recalled(&log, &part, &stored, &elsewhere);
+                }
             },
             Input::Batch { log, session, arrived } => self.stage(&log, session, arrived, now),
         }
@@ -179,7 +186,15 @@ impl Driver {
         names::SINK_EVENTS_TOTAL.with([]).increment(header.events());
         let mut partitions = self.backend.partitions(&header);
         partitions.retain(|partition| !head.done.contains(partition));
-        let Some(key) = self.collector.batch(log, session, head.seq, bytes, partitions, now) else { return };
+        let arrival = Arrival {
+            seq: head.seq,
+            bytes,
+            partitions,
+            chunks: header.fingerprints(),
+            half_done: !head.done.is_empty(),
+            recall: head.recall,
+        };
+        let Some(key) = self.collector.batch(log, session, arrival, now) else { return };
         let id = BatchId { log: log.clone(), seq: head.seq };
         self.staged.insert(key, PartBatch { id, header: Arc::new(header), done: head.done, payload });
     }
@@ -213,7 +228,7 @@ impl Driver {
     }
 
     // Does all that the collector asks for.
-    fn act(&mut self) {
+    fn act(&mut self, stage: &Stage) {
         while let Some(output) = self.collector.poll_output() {
             match output {
                 CollectorOutput::Control { log, session, message } => {
@@ -229,6 +244,7 @@ impl Driver {
                 CollectorOutput::Resolve { log, part, token } => {
                     self.work.spawn(resolve(self.store.clone(), log, part, Token(token)));
                 }
+                CollectorOutput::Cut { key, keep } => self.cut(key, &keep, stage),
                 CollectorOutput::Discard(keys) => {
                     for key in keys {
                         self.staged.remove(&key);
@@ -244,9 +260,31 @@ impl Driver {
         }
     }
 
-    fn report(&self, stage: &Stage) {
+    // Takes the chunks out that the store has by another edge.
+    fn cut(&mut self, key: StageKey, keep: &[bool], stage: &Stage) {
+        let Some(batch) = self.staged.get_mut(&key) else { return };
+        let cut = batch
+            .payload
+            .load()
+            .ok()
+            .and_then(|payload| keep_chunks(&batch.header, &payload, keep, UNPACKED_BYTES_MAX));
+        match cut {
+            Some((header, payload)) => {
+                (batch.header, batch.payload) = (Arc::new(header), stage.put(payload));
+            }
+            // Rather doubled than lost.
+            None => {
+                error!(batch = %batch.id, "repeated chunks cannot be cut out of a batch; they are stored again");
+            }
+        }
+    }
+
+    fn report(&mut self, stage: &Stage) {
         let status = self.collector.status();
         names::SINK_EDGES.with([]).set(status.edges as f64);
+        names::SINK_RECENT_CHUNKS.with([]).set(status.recent_chunks as f64);
+        names::SINK_REPEATED_BATCHES_TOTAL.with([]).increment(status.repeated - self.repeated);
+        self.repeated = status.repeated;
         names::STAGE_MEMORY_BYTES.with([]).set(stage.memory_bytes() as f64);
         names::STAGE_DISK_BYTES.with([]).set(stage.disk_bytes() as f64);
     }

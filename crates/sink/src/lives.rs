@@ -12,7 +12,7 @@ use weir_model::{Incarnation, NodeId};
 use weir_store::{Backend, Store};
 use weir_telemetry::{Health, TagTable};
 use weir_topology::Group;
-use weir_transit::CollectorConfig;
+use weir_transit::{CollectorConfig, RecentBounds};
 
 use crate::front::Front;
 use crate::life::{self, Backoff, End, LifeParts};
@@ -49,6 +49,10 @@ impl Job {
             stage_bytes: stage.memory.0 + stage.disk.0,
             partitions_max: traits.partitions_max,
             parallel_parts: traits.parallel_parts,
+            recent: RecentBounds {
+                seconds: u32::try_from(self.group.repeats.window.as_secs()).unwrap_or(u32::MAX),
+                chunks: usize::try_from(self.group.repeats.chunks).unwrap_or(usize::MAX),
+            },
             ..CollectorConfig::default()
         }
     }

@@ -3,6 +3,7 @@
 //! While a sync runs, appends gather in a queue that is bounded in bytes; the next sync takes them all.
 //! Left out on purpose: policies for a full log, and retries after a failed sync.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -44,9 +45,8 @@ impl<D: Disk> Clone for GroupLog<D> {
 
 enum Command {
     Append { record: Record, answer: oneshot::Sender<Result<Seq, AppendError>>, _room: OwnedSemaphorePermit },
-    Trim(SeqRanges),
+    Trim(SeqRanges, Option<oneshot::Sender<()>>),
     SetQuota(u64),
-    DropOldest { bytes: u64, answer: oneshot::Sender<SeqRanges> },
     Close { answer: oneshot::Sender<()> },
 }
 
@@ -148,21 +148,25 @@ impl<D: Disk> GroupLog<D> {
     /// committed, not only what is new; damaged numbers belong in there too).
     pub fn trim(&self, committed: SeqRanges) {
         // A closed log is trimmed after it is opened again.
-        let _ = self.commands.send(Command::Trim(committed));
+        let _ = self.commands.send(Command::Trim(committed, None));
+    }
+
+    /// As [`Self::trim`]; `told` hears when it is done, or is dropped if the log is closed.
+    pub fn trim_and_tell(&self, committed: SeqRanges, told: oneshot::Sender<()>) {
+        let _ = self.commands.send(Command::Trim(committed, Some(told)));
+    }
+
+    /// The numbers and bytes of each finished segment, oldest first: what a trim can give back.
+    #[must_use]
+    pub fn finished(&self) -> Vec<(Range<u64>, u64)> {
+        let views = self.catalog.all_but_last();
+        views.into_iter().map(|view| (view.first..view.segment.end, view.segment.bytes)).collect()
     }
 
     /// Changes, some time soon, how much the log may hold.
     pub fn set_quota(&self, quota_bytes: u64) {
         // A closed log is opened with a quota again.
         let _ = self.commands.send(Command::SetQuota(quota_bytes));
-    }
-
-    /// Removes the oldest whole segments, committed or not, until at least `bytes` are free. Returns the
-    /// numbers that went; none if the log is closed.
-    pub async fn drop_oldest(&self, bytes: u64) -> SeqRanges {
-        let (answer, answered) = oneshot::channel();
-        let _ = self.commands.send(Command::DropOldest { bytes, answer });
-        answered.await.unwrap_or_default()
     }
 
     /// How much the log holds.
@@ -208,14 +212,14 @@ fn commit<D: Disk>(
         commit_group(&mut log, appends, durable);
         for command in others {
             match command {
-                Command::Trim(committed) => {
+                Command::Trim(committed, told) => {
                     // What the disk would not remove is asked for again by the next trim.
                     let _ = log.trim(&committed, now_ns());
+                    if let Some(told) = told {
+                        let _ = told.send(());
+                    }
                 }
                 Command::SetQuota(quota_bytes) => log.set_quota(quota_bytes),
-                Command::DropOldest { bytes, answer } => {
-                    let _ = answer.send(log.drop_oldest(bytes, now_ns()));
-                }
                 Command::Close { answer } => closing.push(answer),
                 Command::Append { .. } => {}
             }

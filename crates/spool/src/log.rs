@@ -232,35 +232,6 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Removes the oldest whole segments until at least `bytes` are free again, committed or not. Returns the
-    /// numbers that went.
-    pub fn drop_oldest(&mut self, bytes: u64, now_ns: u64) -> SeqRanges {
-        // What is dropped must not be read from memory either.
-        self.catalog.recent.lock().forget();
-        let mut dropped = SeqRanges::new();
-        let mut freed = 0;
-        while freed < bytes {
-            let oldest = self.catalog.all_but_last().into_iter().next();
-            let Some(oldest) = oldest else {
-                // All that is left is the last segment: finish it, if there is anything in it.
-                let holds_some = self.tail.as_ref().is_none_or(|tail| tail.next > tail.first);
-                let rolled = holds_some
-                    && self.durable == self.next
-                    && self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns)).is_ok();
-                if rolled {
-                    continue;
-                }
-                break;
-            };
-            if self.remove(oldest.first).is_err() {
-                break;
-            }
-            freed += oldest.segment.bytes;
-            dropped.insert_range(oldest.first..oldest.segment.end);
-        }
-        dropped
-    }
-
     /// Syncs and seals the last segment and begins an empty one, so that the next opening goes through nothing.
     ///
     /// # Errors

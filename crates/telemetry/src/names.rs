@@ -79,6 +79,12 @@ catalogue! {
         "Batches that met a full log, by what was done with them.";
     Gauge LOGS = "weir_logs" in Count by ["state"]:
         "Group logs on this edge: attached, draining (its group left the topology), detached (empty, or nobody knows its sinks).";
+    Counter LOG_DROPPED_BATCHES_TOTAL = "weir_log_dropped_batches_total" in Count by ["group", "policy"]:
+        "Batches that the overflow rule dropped, new ones or old ones; they are in no store.";
+    Counter REPEATED_CHUNKS_TOTAL = "weir_repeated_chunks_total" in Count by ["group"]:
+        "Chunks that a sender sent again and that were acknowledged without storing them again.";
+    Gauge RECENT_CHUNKS = "weir_recent_chunks" in Count by ["group"]:
+        "Chunks that the edge remembers, to know a sender's retry by.";
     Counter LOG_DAMAGED_TOTAL = "weir_log_damaged_total" in Count by ["group"]:
         "Damaged records set aside when the log was read; look at them with `weir log verify`.";
 
@@ -105,6 +111,10 @@ catalogue! {
         "Batches received from edges, those sent again included.";
     Counter SINK_EVENTS_TOTAL = "weir_sink_events_total" in Count by []:
         "Events received from edges, those sent again included.";
+    Gauge SINK_RECENT_CHUNKS = "weir_sink_recent_chunks" in Count by []:
+        "Chunks in the store that the sink remembers, to know them by when they come through another edge.";
+    Counter SINK_REPEATED_BATCHES_TOTAL = "weir_sink_repeated_batches_total" in Count by []:
+        "Batches that were not stored, as their chunks had come through another edge and are stored.";
     Gauge STAGE_MEMORY_BYTES = "weir_stage_memory_bytes" in Bytes by []:
         "Bytes staged in memory until their part is committed.";
     Gauge STAGE_DISK_BYTES = "weir_stage_disk_bytes" in Bytes by []:

@@ -27,8 +27,8 @@ pub use forward::{
 };
 pub use model::{
     Ack, Affinity, Codec, EdgeNode, FileStore, Format, ForwardServer, ForwardStore, ForwardStoreSecurity,
-    ForwardStoreTls, Group, HdfsStore, KafkaKey, KafkaStore, Options, Overflow, PartLimits, Route, SinkNode,
-    Stage, StoreConfig, Topology,
+    ForwardStoreTls, Group, HdfsStore, KafkaKey, KafkaStore, Options, Overflow, PartLimits, Repeats, Route,
+    SinkNode, Stage, StoreConfig, Topology,
 };
 pub use node::{Listen, Log, LogFormat, NodeConfig, Role, Tls, parse_node};
 pub use problem::{Problem, Severity};

@@ -82,6 +82,8 @@ pub struct Group {
     pub sinks: Vec<SinkNode>,
     /// What one sink may hold that no store has yet.
     pub stage: Stage,
+    /// How an edge knows a sender's retry.
+    pub repeats: Repeats,
     /// When a sink closes a part.
     pub part: PartLimits,
     /// Where events end up.
@@ -93,11 +95,11 @@ pub struct Group {
 pub enum Overflow {
     /// Senders are not acknowledged until there is room again.
     Block,
-    /// The oldest batches make room. [`crate::parse_topology`] refuses it in this version.
+    /// The oldest batches make room, but for those that are promised to a part.
     DropOldest,
     /// New events are dropped and counted.
     DropNewest,
-    /// New events go to another group. [`crate::parse_topology`] refuses it in this version.
+    /// New events go to another group, by whose own rule they wait or are dropped there.
     Divert(GroupId),
 }
 
@@ -106,7 +108,7 @@ pub enum Overflow {
 pub enum Ack {
     /// As soon as they are on the edge's disk.
     Edge,
-    /// When the store has them. [`crate::parse_topology`] refuses it in this version.
+    /// When the store has them.
     Store,
 }
 
@@ -139,6 +141,15 @@ pub struct Stage {
     pub memory: ByteSize,
     /// On disk, beyond the memory.
     pub disk: ByteSize,
+}
+
+/// The chunks that each edge, and each sink, remembers for the group; whichever bound is reached first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeats {
+    /// For how long.
+    pub window: Duration,
+    /// How many.
+    pub chunks: u64,
 }
 
 /// A part is closed at whichever comes first.

@@ -11,7 +11,8 @@ use weir_model::{GroupId, NodeId};
 
 use crate::forward::read_forward;
 use crate::model::{
-    Ack, Affinity, EdgeNode, Group, Overflow, PartLimits, Route, SinkNode, Stage, StoreConfig, Topology,
+    Ack, Affinity, EdgeNode, Group, Overflow, PartLimits, Repeats, Route, SinkNode, Stage, StoreConfig,
+    Topology,
 };
 use crate::problem::{Problem, did_you_mean};
 use crate::read::{Address, Block, Checked, Reader, Value, words};
@@ -19,6 +20,9 @@ use crate::routes::read_routes;
 use crate::service::split;
 use crate::size::ByteSize;
 use crate::store::{part_limits, shown, store};
+
+/// An edge closes a connection rather than acknowledge later than this.
+const ACK_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 
 type Required<T> = Spanned<Checked<T>>;
 type Optional<T> = Option<Required<T>>;
@@ -68,6 +72,13 @@ struct RawSink {
 struct RawStage {
     memory: Optional<ByteSize>,
     disk: Optional<ByteSize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRepeats {
+    window: Optional<std::time::Duration>,
+    chunks: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize)]
@@ -137,6 +148,7 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
     // A group that seems idle may be what a wrong name in a route meant.
     if let Some(routes) = routes.as_ref().filter(|_| !reader.failed()) {
         idle_groups(reader, &groups, &places, routes);
+        copies_beside_a_divert(reader, &groups, &places, routes);
     }
     let groups = groups.into_iter().flatten().collect();
     Some(Topology { cluster: cluster?, edges, groups, routes: routes.unwrap_or_default(), forward: forward? })
@@ -146,7 +158,8 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
 fn idle_groups(reader: &mut Reader<'_>, groups: &[Option<Group>], places: &[Range<usize>], routes: &[Route]) {
     for (group, place) in groups.iter().zip(places) {
         let Some(group) = group else { continue };
-        if !routes.is_empty() && !routes.iter().any(|route| route.groups.contains(&group.id)) {
+        let diverted = groups.iter().flatten().any(|other| diverts_to(other) == Some(&group.id));
+        if !routes.is_empty() && !diverted && !routes.iter().any(|route| route.groups.contains(&group.id)) {
             let hint =
                 "name it in a route, or delete it; what edges have in its log is delivered first".to_owned();
             reader.warn(
@@ -154,6 +167,33 @@ fn idle_groups(reader: &mut Reader<'_>, groups: &[Option<Group>], places: &[Rang
                 format!("no route leads to group {:?}", group.id.as_str()),
                 Some(hint),
             );
+        }
+    }
+}
+
+fn diverts_to(group: &Group) -> Option<&GroupId> {
+    match &group.overflow {
+        Overflow::Divert(to) => Some(to),
+        _ => None,
+    }
+}
+
+/// Refuses a route that sends to a group and to where that diverts: what is diverted would be there twice.
+fn copies_beside_a_divert(
+    reader: &mut Reader<'_>,
+    groups: &[Option<Group>],
+    places: &[Range<usize>],
+    routes: &[Route],
+) {
+    for (group, place) in groups.iter().zip(places) {
+        let Some((group, to)) = group.as_ref().and_then(|group| Some((group, diverts_to(group)?))) else {
+            continue;
+        };
+        for route in routes.iter().filter(|r| r.groups.contains(&group.id) && r.groups.contains(to)) {
+            let (id, to, tags) = (group.id.as_str(), to.as_str(), &route.patterns);
+            let message = format!("group {id:?} diverts to {to:?}, which gets a copy of {tags:?} anyway");
+            let hint = "leave one of them out of the route, or give the group another overflow".to_owned();
+            reader.error(place.clone(), message, Some(hint));
         }
     }
 }
@@ -177,6 +217,7 @@ fn edge(reader: &mut Reader<'_>, block: &Block<'_>, seen: &mut Seen) -> Option<E
 fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Option<Group> {
     let sinks = reader.take_tables(&mut block, "sink");
     let stage = reader.take_table(&mut block, "stage");
+    let repeats = reader.take_table(&mut block, "repeats");
     let part = reader.take_table(&mut block, "part");
     let store_block = reader.take_table(&mut block, "store");
     let overflow = block.get_mut().remove("overflow");
@@ -187,13 +228,16 @@ fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Opti
     }
     let sinks: Vec<SinkNode> = sinks.iter().filter_map(|block| sink(reader, block, seen)).collect();
     let stage = self::stage(reader, stage);
-    let raw: Option<RawGroup> = reader.block(&block, &["sink", "stage", "part", "store", "overflow"]);
+    let repeats = self::repeats(reader, repeats);
+    let raw: Option<RawGroup> =
+        reader.block(&block, &["sink", "stage", "repeats", "part", "store", "overflow"]);
     let raw = raw?;
     let id = seen.ids.required(reader, raw.id)?;
     let quota = reader.value_or(raw.quota, ByteSize::mebibytes(10 << 10));
     let affinity = reader.value_or(raw.affinity, Affinity::None);
     let overflow = self::overflow(reader, overflow, &id, &seen.known);
-    let ack = self::ack(reader, raw.ack);
+    let ack_place = raw.ack.as_ref().map(Spanned::span);
+    let ack = reader.value_or(raw.ack, Ack::Edge);
     let Some(store_block) = store_block else {
         let hint =
             "write [group.store] and below it kind = \"file\", \"kafka\", \"hdfs\" or \"forward\"".to_owned();
@@ -202,7 +246,12 @@ fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Opti
     };
     let store = store(reader, store_block, &id)?;
     let part = self::part(reader, part, &store);
-    Some(Group { id, quota, overflow, ack, affinity, sinks, stage, part, store })
+    if let Some(place) = ack_place.filter(|_| ack == Ack::Store && part.age >= ACK_DEADLINE) {
+        let (age, most) = (part.age.as_secs(), ACK_DEADLINE.as_secs());
+        let message = format!("a part is closed after {age} s, and no sender is told later than {most} s");
+        reader.error(place, message, Some("set the group's part.age to a few seconds".to_owned()));
+    }
+    Some(Group { id, quota, overflow, ack, affinity, sinks, stage, repeats, part, store })
 }
 
 fn sink(reader: &mut Reader<'_>, block: &Block<'_>, seen: &mut Seen) -> Option<SinkNode> {
@@ -225,16 +274,6 @@ fn sink(reader: &mut Reader<'_>, block: &Block<'_>, seen: &mut Seen) -> Option<S
     Some(SinkNode { name: name?, rack: rack?, address, weight })
 }
 
-fn ack(reader: &mut Reader<'_>, value: Optional<Ack>) -> Ack {
-    let span = value.as_ref().map(Spanned::span).unwrap_or_default();
-    let ack = reader.value_or(value, Ack::Edge);
-    if ack == Ack::Store {
-        let hint = "this version has \"edge\": acknowledged when it is on the edge's disk".to_owned();
-        reader.error(span, "\"store\" does not work in this version", Some(hint));
-    }
-    ack
-}
-
 fn overflow(
     reader: &mut Reader<'_>,
     value: Option<Spanned<DeValue<'_>>>,
@@ -244,18 +283,13 @@ fn overflow(
     const DIVERT: &str = "divert";
     let Some(value) = value else { return Overflow::Block };
     let span = value.span();
-    let later = || Some("this version has \"block\" and \"drop_newest\"".to_owned());
     match value.get_ref() {
         DeValue::String(text) if text == "block" => return Overflow::Block,
         DeValue::String(text) if text == "drop_newest" => return Overflow::DropNewest,
-        DeValue::String(text) if text == "drop_oldest" => {
-            reader.error(span, "\"drop_oldest\" does not work in this version", later());
-            return Overflow::DropOldest;
-        }
+        DeValue::String(text) if text == "drop_oldest" => return Overflow::DropOldest,
         DeValue::Table(table) if table.len() == 1 && table.contains_key(DIVERT) => {
             let to = &table[DIVERT];
             let (at, name) = (to.span(), to.get_ref().as_str().unwrap_or_default());
-            reader.error(span, "divert does not work in this version", later());
             if name == group.as_str() {
                 reader.error(at, "a group cannot divert to itself", None);
             } else if !known.iter().any(|id| id == name) {
@@ -266,7 +300,8 @@ fn overflow(
             }
         }
         other => {
-            let hint = did_you_mean(other.as_str().unwrap_or_default(), ["block", "drop_newest"]);
+            let hint =
+                did_you_mean(other.as_str().unwrap_or_default(), ["block", "drop_newest", "drop_oldest"]);
             reader.error(span, format!("{} is not known here", shown(&value)), hint);
         }
     }
@@ -279,6 +314,20 @@ fn stage(reader: &mut Reader<'_>, block: Option<Block<'_>>) -> Stage {
     Stage {
         memory: reader.value_or(memory, ByteSize::mebibytes(256)),
         disk: reader.value_or(disk, ByteSize::mebibytes(4 << 10)),
+    }
+}
+
+fn repeats(reader: &mut Reader<'_>, block: Option<Block<'_>>) -> Repeats {
+    const CHUNKS_MAX: u64 = 100_000_000;
+    let raw: Option<RawRepeats> = block.and_then(|block| reader.block(&block, &[]));
+    let (window, chunks) = raw.map_or((None, None), |raw| (raw.window, raw.chunks));
+    if let Some(chunks) = chunks.as_ref().filter(|chunks| *chunks.get_ref() > CHUNKS_MAX) {
+        let hint = format!("up to {CHUNKS_MAX}; each takes about 80 bytes of memory");
+        reader.error(chunks.span(), "too many chunks to be remembered", Some(hint));
+    }
+    Repeats {
+        window: reader.value_or(window, std::time::Duration::from_secs(600)),
+        chunks: chunks.map_or(500_000, Spanned::into_inner),
     }
 }
 

@@ -126,23 +126,12 @@ const WRONG_TOPOLOGIES: &[Case] = &[
     ),
     (
         "[group.part]",
-        "ack = \"store\"\n[group.part]",
-        &[("12:7", "does not work in this version", "\"edge\"")],
-    ),
-    (
-        "[group.part]",
         "ack = \"sore\"\n[group.part]",
         &[("12:7", "\"sore\" is not known", "did you mean \"store\"?")],
     ),
     ("\"block\"", "\"blok\"", &[("10:12", "\"blok\" is not known", "did you mean \"block\"?")]),
-    ("\"block\"", "\"drop_oldest\"", &[("10:12", "does not work in this version", "drop_newest")]),
-    ("\"block\"", "{ divert = \"bus\" }", &[("10:12", "does not work in this version", "drop_newest")]),
-    ("\"block\"", "{ divert = \"app\" }", &[("10:12", "does not work", ""), ("10:23", "to itself", "")]),
-    (
-        "\"block\"",
-        "{ divert = \"bux\" }",
-        &[("10:12", "does not work", ""), ("10:23", "no group \"bux\"", "bus")],
-    ),
+    ("\"block\"", "{ divert = \"app\" }", &[("10:23", "to itself", "")]),
+    ("\"block\"", "{ divert = \"bux\" }", &[("10:23", "no group \"bux\"", "bus")]),
     ("id = \"bus\"", "id = \"b/s\"", &[("18:6", "may hold only", ""), ("31:18", "no group \"bus\"", "")]),
 ];
 

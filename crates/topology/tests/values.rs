@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use weir_topology::{
     Ack, Affinity, ByteSize, Codec, FileStore, Format, HdfsStore, KafkaKey, KafkaStore, Listen, LogFormat,
-    Options, Overflow, PartLimits, Role, Secret, Stage, StoreConfig, Topology, parse_node, parse_topology,
+    Options, Overflow, PartLimits, Repeats, Role, Secret, Stage, StoreConfig, Topology, parse_node,
+    parse_topology,
 };
 
 fn with_store(rest_of_group: &str) -> Topology {
@@ -28,6 +29,7 @@ fn what_a_file_does_not_say() {
     assert_eq!((group.affinity, group.ack, group.sinks[0].weight), (Affinity::None, Ack::Edge, 1));
     assert_eq!(group.stage, Stage { memory: ByteSize(256 << 20), disk: ByteSize(4 << 30) });
     assert_eq!(group.part, part(64, 1_000));
+    assert_eq!(group.repeats, Repeats { window: Duration::from_secs(600), chunks: 500_000 });
     assert_eq!(
         group.store,
         StoreConfig::File(FileStore {
@@ -188,4 +190,29 @@ fn where_a_node_listens() {
         listens("sink", "link = '0.0.0.0:24400'"),
         listen(None, Some("0.0.0.0:24400"), "127.0.0.1:24220")
     );
+}
+
+#[test]
+fn what_a_file_says_of_acknowledging_and_repeats() {
+    let text = "version = 1\ncluster.name = 'c'\n[[route]]\nmatch = '**'\ngroups = ['g']\n[[group]]\nid = 'g'\nack = 'store'\n\
+                sink = [{ name = 's', rack = 'r', address = 'h:1' }]\noverflow = { divert = 'h' }\n\
+                repeats = { window = '1h', chunks = 7 }\nstore = { kind = 'file', path = 'out' }\n[[group]]\nid = 'h'\n\
+                sink = [{ name = 't', rack = 'r', address = 'h:2' }]\noverflow = 'drop_oldest'\n\
+                store = { kind = 'file', path = 'out2' }\n";
+    let (file, warnings) = parse_topology(text, "t.toml").expect("a right file");
+    assert_eq!((file.groups[0].ack, file.groups[1].ack), (Ack::Store, Ack::Edge));
+    assert_eq!(file.groups[0].repeats, Repeats { window: Duration::from_secs(3600), chunks: 7 });
+    assert_eq!(file.groups[0].overflow, Overflow::Divert("h".parse().unwrap()));
+    assert_eq!(file.groups[1].overflow, Overflow::DropOldest);
+    assert!(warnings.is_empty(), "{warnings:?}");
+
+    // Sixty seconds is later than any sender is told; and a copy beside a divert would be stored twice.
+    for (old, new, complaint) in [
+        ("path = 'out' }", "path = 'out' }\npart.age = '60s'", "a part is closed after 60 s"),
+        ("['g']", "['g', 'h']", "diverts to \"h\", which gets a copy"),
+        ("chunks = 7", "chunks = 700000000", "too many chunks"),
+    ] {
+        let problems = parse_topology(&text.replace(old, new), "t.toml").expect_err(complaint);
+        assert!(problems.iter().any(|p| p.to_string().contains(complaint)), "{problems:?}");
+    }
 }

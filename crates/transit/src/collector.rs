@@ -6,16 +6,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use weir_model::{Epoch, Incarnation, LogId, NodeId, PartId, Seq, SeqRanges};
+use weir_model::{Epoch, Fingerprint, Incarnation, LogId, NodeId, PartId, Seq, SeqRanges};
 
 use crate::Partition;
 use crate::frame::{Resolution, ToEdge, WIRE_VERSION};
+use crate::recent::RecentBounds;
+use crate::twins::{Chunks, Twins, Verdict};
 
 /// What another member will need to settle a part, as the store writes it.
 pub type MakeToken = Box<dyn Fn(&PartId, &[Partition]) -> Bytes + Send>;
 
 /// How many committed parts are remembered, so that an edge that was away need not ask the store.
 const RECENT_PARTS: usize = 10_000;
+/// How soon a batch is tried again whose chunk may be on its way through another sink.
+const RECALL_AGAIN: Duration = Duration::from_secs(1);
+/// Chunks named in one message.
+const RECALL_CHUNKS: usize = 100_000;
 
 /// The collector's bounds.
 #[derive(Debug, Clone)]
@@ -32,6 +38,8 @@ pub struct CollectorConfig {
     pub parallel_parts: usize,
     /// An edge that does not answer a prepare for as long is disconnected.
     pub prepare_timeout: Duration,
+    /// Which chunks of the store are remembered. For as long, a new life asks the edges what they know of older ones.
+    pub recent: RecentBounds,
 }
 
 impl Default for CollectorConfig {
@@ -43,6 +51,7 @@ impl Default for CollectorConfig {
             partitions_max: 256,
             parallel_parts: 1,
             prepare_timeout: Duration::from_secs(10),
+            recent: RecentBounds::default(),
         }
     }
 }
@@ -50,6 +59,23 @@ impl Default for CollectorConfig {
 /// A staged batch, unique within one life of the sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StageKey(pub u64);
+
+/// A batch as it comes from an edge.
+#[derive(Debug, Clone, Default)]
+pub struct Arrival {
+    /// Its place in the edge's log.
+    pub seq: Seq,
+    /// Bytes of its payload.
+    pub bytes: u64,
+    /// Where its events go, but for what is stored already.
+    pub partitions: Vec<Partition>,
+    /// The senders' chunks that it holds.
+    pub chunks: Vec<Fingerprint>,
+    /// Whether some partitions of the part that it was in are stored.
+    pub half_done: bool,
+    /// See [`BatchHead::recall`](crate::BatchHead).
+    pub recall: bool,
+}
 
 /// What the driver must do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +108,13 @@ pub enum CollectorOutput {
         /// Its token.
         token: Bytes,
     },
+    /// Some chunks of this batch are in the store already: keep the others alone.
+    Cut {
+        /// The batch.
+        key: StageKey,
+        /// For each of its chunks as they are now, whether it stays.
+        keep: Vec<bool>,
+    },
     /// These payloads are not needed any more.
     Discard(Vec<StageKey>),
     /// This edge does not answer: end its connection.
@@ -109,6 +142,11 @@ struct Staged {
     seq: Seq,
     bytes: u64,
     partitions: Arc<[Partition]>,
+    chunks: Chunks,
+    half_done: bool,
+    recall: bool,
+    // A chunk of it may be on its way elsewhere: not before then.
+    not_before: Duration,
     since: Duration,
     part: Option<u64>,
 }
@@ -133,6 +171,8 @@ struct Part {
     partitions: Vec<Partition>,
     // Whether each edge has promised.
     edges: BTreeMap<Arc<LogId>, bool>,
+    // Edges that were asked for chunks of others, and the answers that each still owes.
+    asked: BTreeMap<Arc<LogId>, usize>,
     stage: Stage,
 }
 
@@ -147,6 +187,10 @@ pub struct CollectorStatus {
     pub bytes: u64,
     /// Parts being prepared or committed.
     pub parts: usize,
+    /// Chunks of the store that are remembered.
+    pub recent_chunks: usize,
+    /// Batches, since this life began, that came by another edge too and were not committed again.
+    pub repeated: u64,
 }
 
 /// The sink's side of the conversation, for one life.
@@ -163,6 +207,12 @@ pub struct Collector {
     parts: BTreeMap<u64, Part>,
     next_key: u64,
     next_part: u64,
+    born: Option<Duration>,
+    twins: Twins,
+    // Batches whose right to their chunks is to be looked at again.
+    review: BTreeSet<StageKey>,
+    doubtful: BTreeSet<(Duration, StageKey)>,
+    repeated: u64,
     recent: HashSet<PartId>,
     recent_order: VecDeque<PartId>,
     // Of parts below this number it is not known here whether they were committed.
@@ -176,6 +226,11 @@ impl Collector {
     #[must_use]
     pub fn new(config: CollectorConfig, sink: NodeId, incarnation: Incarnation, token: MakeToken) -> Self {
         Self {
+            twins: Twins::new(config.recent),
+            born: None,
+            review: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            repeated: 0,
             config,
             sink,
             incarnation,
@@ -244,6 +299,11 @@ impl Collector {
         for number in lost {
             self.abandon(number);
         }
+        // What it knows of chunks cannot be had any more.
+        for part in self.parts.values_mut().filter(|part| part.asked.contains_key(log)) {
+            part.asked.remove(log);
+            part.look_if_ready();
+        }
         let held: Vec<StageKey> = match self.edges.get(log) {
             Some(edge) => edge.held.values().copied().collect(),
             None => Vec::new(),
@@ -253,6 +313,8 @@ impl Collector {
             .filter(|key| self.staged.get(key).is_some_and(|staged| staged.part.is_none()))
             .collect();
         self.discard(queued);
+        self.review_twins();
+        self.start_commits();
     }
 
     /// A batch has arrived. Gives the key under which the driver keeps its payload; `None` when the session is
@@ -261,12 +323,11 @@ impl Collector {
         &mut self,
         log: &Arc<LogId>,
         session: Epoch,
-        seq: Seq,
-        bytes: u64,
-        partitions: Vec<Partition>,
+        arrival: Arrival,
         now: Duration,
     ) -> Option<StageKey> {
-        self.now = self.now.max(now);
+        self.pass(now);
+        let Arrival { seq, bytes, partitions, chunks, half_done, recall } = arrival;
         let edge = self.edges.get_mut(log)?;
         if edge.session != session || !edge.connected || edge.held.contains_key(&seq) {
             return None;
@@ -274,14 +335,70 @@ impl Collector {
         let key = StageKey(self.next_key);
         self.next_key += 1;
         edge.held.insert(seq, key);
-        let (log, since) = (log.clone(), self.now);
-        let partitions: Arc<[Partition]> = partitions.into();
+        let (log, since, chunks): (_, _, Chunks) = (log.clone(), self.now, chunks.into());
+        self.twins.arrive(key, !half_done, &chunks);
+        if half_done {
+            self.review.extend(self.twins.holders(&chunks));
+        }
+        self.review.insert(key);
+        let (partitions, not_before) = (partitions.into(), Duration::ZERO);
         self.staged_bytes += bytes;
-        self.staged.insert(key, Staged { log, session, seq, bytes, partitions, since, part: None });
-        if self.enqueue(key) {
+        let part = None;
+        let staged = Staged {
+            log,
+            session,
+            seq,
+            bytes,
+            partitions,
+            chunks,
+            half_done,
+            recall,
+            not_before,
+            since,
+            part,
+        };
+        self.staged.insert(key, staged);
+        if self.review_twins() {
             self.cut();
         }
         Some(key)
+    }
+
+    /// An edge has looked for chunks that came by others.
+    pub fn recalled(
+        &mut self,
+        log: &Arc<LogId>,
+        part: &PartId,
+        stored: &[Fingerprint],
+        elsewhere: &[Fingerprint],
+    ) {
+        // Whatever it was asked for, the store has these.
+        self.twins.stored(stored.iter().copied(), self.now);
+        self.review.extend(self.twins.holders(stored));
+        match self.own_part(part) {
+            Some(found) if stored.is_empty() && elsewhere.is_empty() => {
+                if let Some(owed) = found.asked.get_mut(log) {
+                    *owed = owed.saturating_sub(1);
+                }
+                found.look_if_ready();
+            }
+            Some(found) if found.stage != Stage::Committing => {
+                let (number, keys) = (found.id.number, found.keys.clone());
+                let again = self.now + RECALL_AGAIN;
+                for key in keys {
+                    let Some(staged) = self.staged.get_mut(&key) else { continue };
+                    if staged.chunks.iter().any(|chunk| elsewhere.contains(chunk)) {
+                        staged.not_before = again;
+                        self.doubtful.insert((again, key));
+                    }
+                }
+                self.abandon(number);
+            }
+            _ => {}
+        }
+        self.review_twins();
+        self.cut();
+        self.start_commits();
     }
 
     /// An edge has promised its batches to the part.
@@ -290,9 +407,7 @@ impl Collector {
             && let Some(answer) = part.edges.get_mut(log)
         {
             *answer = true;
-            if part.stage_is_preparing() && part.edges.values().all(|&promised| promised) {
-                part.stage = Stage::Ready;
-            }
+            part.look_if_ready();
         }
         self.start_commits();
     }
@@ -312,6 +427,7 @@ impl Collector {
             .filter(|key| self.staged.get(key).is_some_and(|staged| staged.part.is_none()))
             .collect();
         self.discard(keys);
+        self.review_twins();
     }
 
     /// An edge asks what became of a part.
@@ -359,14 +475,27 @@ impl Collector {
             self.forgotten = self.forgotten.max(old.number + 1);
             self.recent.remove(&old);
         }
+        for key in &done.keys {
+            if let Some(staged) = self.staged.get(key) {
+                self.twins.stored(staged.chunks.iter().copied(), self.now);
+            }
+        }
         self.discard(done.keys);
+        self.review_twins();
         self.cut();
         self.start_commits();
     }
 
     /// Time has passed. Call it many times a second: it bounds how late a part is cut.
     pub fn tick(&mut self, now: Duration) {
-        self.now = self.now.max(now);
+        self.pass(now);
+        self.twins.tick(self.now);
+        while let Some(&(at, key)) = self.doubtful.first()
+            && at <= self.now
+        {
+            self.doubtful.pop_first();
+            self.review.insert(key);
+        }
         let mut silent = BTreeSet::new();
         for part in self.parts.values() {
             if let Stage::Preparing { since } = part.stage
@@ -375,6 +504,7 @@ impl Collector {
                 silent.extend(
                     part.edges.iter().filter(|(_, promised)| !**promised).map(|(log, _)| log.clone()),
                 );
+                silent.extend(part.asked.iter().filter(|(_, owed)| **owed > 0).map(|(log, _)| log.clone()));
             }
         }
         for log in silent {
@@ -382,6 +512,7 @@ impl Collector {
             self.outputs.push_back(CollectorOutput::Disconnect { log: log.clone(), session });
             self.disconnected(&log, session);
         }
+        self.review_twins();
         self.cut();
         self.start_commits();
     }
@@ -415,7 +546,53 @@ impl Collector {
             batches: self.staged.len(),
             bytes: self.staged_bytes,
             parts: self.parts.len(),
+            recent_chunks: self.twins.len(),
+            repeated: self.repeated,
         }
+    }
+
+    fn pass(&mut self, now: Duration) {
+        self.now = self.now.max(now);
+        self.born.get_or_insert(self.now);
+    }
+
+    // Looks at the batches whose right to their chunks may have changed; says whether a queue is full.
+    fn review_twins(&mut self) -> bool {
+        let mut full = false;
+        while let Some(key) = self.review.pop_first() {
+            let Some(staged) = self.staged.get_mut(&key) else { continue };
+            match (self.twins.judge(key, &staged.chunks), staged.part) {
+                // In a part it has the right already, unless a half-done batch has come.
+                (Verdict::Commit { .. }, Some(_)) => {}
+                (_, Some(number)) => self.abandon(number),
+                (Verdict::Wait, None) => self.dequeue(key),
+                (Verdict::Commit { .. }, None) if staged.not_before > self.now => self.dequeue(key),
+                (Verdict::Commit { keep }, None) => {
+                    if keep.contains(&false) {
+                        let chunks = std::mem::take(&mut staged.chunks);
+                        let of = |kept: bool| {
+                            let pairs = chunks.iter().zip(&keep).filter(move |(_, keep)| **keep == kept);
+                            pairs.map(|(chunk, _)| *chunk).collect::<Vec<_>>()
+                        };
+                        staged.chunks = of(true).into();
+                        let others = self.twins.leave(key, &of(false));
+                        self.review.extend(others.into_iter().filter(|other| *other != key));
+                        self.outputs.push_back(CollectorOutput::Cut { key, keep });
+                    }
+                    full |= self.enqueue(key);
+                }
+                (Verdict::Repeated, None) => {
+                    let (log, session) = (staged.log.clone(), staged.session);
+                    let ranges = std::iter::once(staged.seq).collect();
+                    if self.edges.get(&log).is_some_and(|edge| edge.session == session) {
+                        self.control(&log, ToEdge::Repeated { ranges });
+                    }
+                    self.repeated += 1;
+                    self.discard(vec![key]);
+                }
+            }
+        }
+        full
     }
 
     fn own_part(&mut self, part: &PartId) -> Option<&mut Part> {
@@ -514,9 +691,42 @@ impl Collector {
             let message = ToEdge::Prepare { part: id.clone(), ranges: ranges.clone(), token: token.clone() };
             self.control(log, message);
         }
+        let asked = self.recall(&id, &keys);
         let edges = edges.into_keys().map(|log| (log, false)).collect();
         let stage = Stage::Preparing { since: self.now };
-        self.parts.insert(number, Part { id, keys, partitions, edges, stage });
+        self.parts.insert(number, Part { id, keys, partitions, edges, asked, stage });
+    }
+
+    // Asks all edges for the chunks that others sent, where a twin may have gone through another sink or another
+    // life of this one. Gives the answers that each owes.
+    fn recall(&mut self, part: &PartId, keys: &[StageKey]) -> BTreeMap<Arc<LogId>, usize> {
+        let young = self.born.is_none_or(|born| self.now < born + self.twins.window());
+        let staged = keys.iter().filter_map(|key| self.staged.get(key));
+        // Of what is stored altogether nothing is written again.
+        let asking: Vec<&Staged> = staged
+            .filter(|staged| {
+                (young || staged.recall) && !staged.chunks.is_empty() && !staged.partitions.is_empty()
+            })
+            .collect();
+        let connected = self.edges.iter().filter(|(_, edge)| edge.connected);
+        let mut questions = Vec::new();
+        for log in connected.map(|(log, _)| log) {
+            let of = |half_done: bool| {
+                let others = asking.iter().filter(|s| s.log != *log && s.half_done == half_done);
+                others.flat_map(|staged| staged.chunks.iter().copied()).collect::<Vec<Fingerprint>>()
+            };
+            let (whole, half_done) = (of(false), of(true));
+            questions
+                .extend(whole.chunks(RECALL_CHUNKS).map(|some| (log.clone(), some.to_vec(), Vec::new())));
+            questions
+                .extend(half_done.chunks(RECALL_CHUNKS).map(|some| (log.clone(), Vec::new(), some.to_vec())));
+        }
+        let mut asked = BTreeMap::new();
+        for (log, chunks, half_done) in questions {
+            self.control(&log, ToEdge::Recall { part: part.clone(), chunks, half_done });
+            *asked.entry(log).or_default() += 1;
+        }
+        asked
     }
 
     // With one part at a time they go in the order in which they were cut, so that a tag's order holds.
@@ -558,12 +768,12 @@ impl Collector {
                     .get(&staged.log)
                     .is_some_and(|edge| edge.connected && edge.session == staged.session)
             });
+            if let Some(staged) = self.staged.get_mut(&key) {
+                staged.part = None;
+            }
             if ours {
-                self.enqueue(key);
+                self.review.insert(key);
             } else {
-                if let Some(staged) = self.staged.get_mut(&key) {
-                    staged.part = None;
-                }
                 lost.push(key);
             }
         }
@@ -575,6 +785,7 @@ impl Collector {
         for &key in &keys {
             self.dequeue(key);
             let Some(staged) = self.staged.remove(&key) else { continue };
+            self.review.extend(self.twins.leave(key, &staged.chunks));
             self.staged_bytes -= staged.bytes;
             if let Some(edge) = self.edges.get_mut(&staged.log)
                 && edge.session == staged.session
@@ -621,7 +832,11 @@ impl Collector {
 }
 
 impl Part {
-    fn stage_is_preparing(&self) -> bool {
-        matches!(self.stage, Stage::Preparing { .. })
+    fn look_if_ready(&mut self) {
+        let promised = self.edges.values().all(|&promised| promised);
+        let told = self.asked.values().all(|&owed| owed == 0);
+        if promised && told && matches!(self.stage, Stage::Preparing { .. }) {
+            self.stage = Stage::Ready;
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The edge's side: which sink gets a batch, what is promised to whom, and what is done. Changes of the group's sinks are
-//! in `adopt.rs`.
+//! in `adopt.rs`, chunks that came through other edges too in `repeats.rs`.
 
 mod adopt;
+mod repeats;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use weir_model::{Epoch, LogId, NodeId, PartId, Seq, SeqRanges};
+use weir_model::{Epoch, Fingerprint, LogId, NodeId, PartId, Seq, SeqRanges};
 
 use crate::Partition;
 use crate::frame::{Resolution, ToEdge, ToSink, WIRE_VERSION};
@@ -30,6 +31,9 @@ pub struct DispatcherConfig {
     pub failover_after: Duration,
     /// How long an unreachable sink's promised parts wait for it before another member is asked to settle them.
     pub resolve_after: Duration,
+    /// How long after a change of the live sinks a batch's chunks are looked for at other edges too, before they are
+    /// committed: the window of repeats.
+    pub recall_for: Duration,
 }
 
 impl Default for DispatcherConfig {
@@ -38,6 +42,7 @@ impl Default for DispatcherConfig {
             waiting_batches_max: 16_384,
             failover_after: Duration::from_secs(2),
             resolve_after: Duration::from_secs(5),
+            recall_for: Duration::from_secs(600),
         }
     }
 }
@@ -57,6 +62,21 @@ pub enum DispatcherOutput {
         tag: Arc<str>,
         /// Partitions of it that are stored already.
         done: Vec<Partition>,
+        /// See [`BatchHead::recall`](crate::BatchHead).
+        recall: bool,
+    },
+    /// Look for these chunks among the log's recent ones and report with [`Dispatcher::recalled`].
+    Recall {
+        /// Who asks.
+        sink: NodeId,
+        /// In which session.
+        session: Epoch,
+        /// For which part.
+        part: PartId,
+        /// The chunks.
+        chunks: Vec<Fingerprint>,
+        /// Further chunks, of batches that are half done there.
+        half_done: Vec<Fingerprint>,
     },
     /// Send a control message to `sink`.
     Control {
@@ -192,6 +212,8 @@ pub struct Dispatcher {
     waiting_count: usize,
     recovered: Recovered,
     promises: BTreeMap<PartId, Promise>,
+    // When the live set last changed.
+    unsettled: Duration,
     journaling: VecDeque<After>,
     outputs: VecDeque<DispatcherOutput>,
     committed: u64,
@@ -233,6 +255,7 @@ impl Dispatcher {
             waiting_count: 0,
             recovered,
             promises,
+            unsettled: now,
             journaling: VecDeque::from([After::Nothing]),
             outputs: VecDeque::from([DispatcherOutput::Journal(JournalRecord::Started { times })]),
             committed: 0,
@@ -278,6 +301,46 @@ impl Dispatcher {
             }
         }
         self.outputs.push_back(DispatcherOutput::Trim);
+    }
+
+    /// Gives up those of these batches that are neither promised nor half done, to make room in the log by policy. Returns which;
+    /// a sink that has some of them staged learns so when it asks for the promise.
+    pub fn drop_batches(&mut self, wanted: &SeqRanges) -> SeqRanges {
+        let mut dropped = wanted.clone();
+        dropped.remove_all(&self.recovered.done);
+        self.promises.values().for_each(|promise| dropped.remove_all(&promise.ranges));
+        // A retry of what is half done would store its stored half again.
+        self.recovered.half_done.keys().for_each(|seq| dropped.remove_range(seq.0..seq.0 + 1));
+        let known: Vec<Seq> = dropped
+            .iter()
+            .flat_map(|range| self.batches.range(Seq(range.start)..Seq(range.end)).map(|(&seq, _)| seq))
+            .collect();
+        for seq in known {
+            self.leave_waiting(seq);
+            if let Some(Batch { place: Place::Sent(sink), bytes, .. }) = self.batches.remove(&seq) {
+                self.landed(&sink, bytes);
+                if let Some(state) = self.sinks.get_mut(&sink) {
+                    state.in_flight.remove(&seq);
+                }
+            }
+        }
+        if !dropped.is_empty() {
+            self.recovered.replay(JournalRecord::Dropped { ranges: dropped.clone() });
+            self.journal(JournalRecord::Dropped { ranges: dropped.clone() }, After::Nothing);
+            self.outputs.push_back(DispatcherOutput::Trim);
+        }
+        dropped
+    }
+
+    /// Batches of which some partitions are stored.
+    pub fn half_done(&self) -> impl Iterator<Item = Seq> + '_ {
+        self.recovered.half_done.keys().copied()
+    }
+
+    /// Batches that were dropped by policy.
+    #[must_use]
+    pub fn dropped(&self) -> &SeqRanges {
+        &self.recovered.dropped
     }
 
     /// A connection to `sink` is there: begins a session and gives the message that opens it.
@@ -358,6 +421,11 @@ impl Dispatcher {
                 }
             }
             ToEdge::Prepare { part, ranges, token } => self.prepare(sink, session, part, ranges, token),
+            ToEdge::Recall { part, chunks, half_done } => {
+                let sink = sink.clone();
+                self.outputs.push_back(DispatcherOutput::Recall { sink, session, part, chunks, half_done });
+            }
+            ToEdge::Repeated { ranges } => self.settle_repeated(sink, &ranges),
             ToEdge::Committed { part } => self.settle_committed(&part),
             ToEdge::Abandoned { part } => self.settle_abandoned(sink, session, &part),
             ToEdge::Resolved { part, resolution } => self.settle_resolved(sink, &part, resolution),
@@ -486,6 +554,7 @@ impl Dispatcher {
     }
 
     fn next_send(&mut self) -> Option<DispatcherOutput> {
+        let recall = self.now < self.unsettled + self.config.recall_for;
         for (name, sink) in &mut self.sinks {
             let Link::Up { session, draining: false } = sink.link else { continue };
             if sink.leaving {
@@ -514,6 +583,7 @@ impl Dispatcher {
                 seq,
                 tag: batch.tag.clone(),
                 done,
+                recall,
             });
         }
         None
@@ -657,6 +727,10 @@ impl Dispatcher {
     fn wait_again(&mut self, seq: Seq) {
         let Some(tag) = self.batches.get(&seq).map(|batch| batch.tag.clone()) else { return };
         let owner = self.owner(&tag);
+        self.wait_for(seq, owner);
+    }
+
+    fn wait_for(&mut self, seq: Seq, owner: Option<NodeId>) {
         if let Some(batch) = self.batches.get_mut(&seq) {
             batch.place = Place::Waiting(owner.clone());
             self.waiting.entry(owner).or_default().insert(seq);

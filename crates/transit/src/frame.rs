@@ -5,13 +5,13 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use weir_model::{Epoch, Incarnation, LogId, NodeId, PartId, Seq, SeqRanges};
+use weir_model::{Epoch, Fingerprint, Incarnation, LogId, NodeId, PartId, Seq, SeqRanges};
 
 use crate::Partition;
 
 /// The version of this conversation. Both sides name theirs first; a difference ends the connection with a
 /// clear error, before any batch is sent.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;
 
 /// From an edge to a sink, on the control stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,15 @@ pub enum ToSink {
         /// What the store needs to fence and find it.
         token: Bytes,
     },
+    /// Answers [`ToEdge::Recall`].
+    Recalled {
+        /// The part that is being prepared.
+        part: PartId,
+        /// Chunks that the store has, in batches of this edge.
+        stored: Vec<Fingerprint>,
+        /// Chunks that the store may have, or that another sink may commit, in batches of this edge: ask again later.
+        elsewhere: Vec<Fingerprint>,
+    },
 }
 
 /// From a sink to an edge, on the control stream.
@@ -74,6 +83,20 @@ pub enum ToEdge {
         ranges: SeqRanges,
         /// What another sink will need to settle the part if this one dies.
         token: Bytes,
+    },
+    /// Asks whether these chunks, which other edges have sent for this part, have come through this edge before.
+    Recall {
+        /// The part that is being prepared.
+        part: PartId,
+        /// The chunks, but for those below.
+        chunks: Vec<Fingerprint>,
+        /// Chunks in batches of which some partitions are stored.
+        half_done: Vec<Fingerprint>,
+    },
+    /// All chunks of these batches are in the store already: they are done.
+    Repeated {
+        /// The batches.
+        ranges: SeqRanges,
     },
     /// The part is in the store.
     Committed {
@@ -116,6 +139,8 @@ pub struct BatchHead {
     pub seq: Seq,
     /// Partitions whose events of this batch are in the store already: to be left out.
     pub done: Vec<Partition>,
+    /// Whether the edge has counted other sinks as live lately: its twins may lie elsewhere, see [`ToEdge::Recall`].
+    pub recall: bool,
     /// The encoded [`BatchHeader`](weir_model::BatchHeader), as it lies in the log.
     pub header: Bytes,
 }
@@ -175,7 +200,7 @@ mod tests {
 
     // Nodes of different ages speak to each other: a change of these bytes is a new WIRE_VERSION.
     #[test]
-    fn version_1_is_these_bytes() {
+    fn version_2_is_these_bytes() {
         let prepare = ToEdge::Prepare {
             part: part(),
             ranges: [Seq(1), Seq(2), Seq(7)].into_iter().collect(),
@@ -186,8 +211,11 @@ mod tests {
             "81a7507265706172659393a2733192000509929201039207\
              08c402746b"
         );
-        let head = BatchHead { seq: Seq(3), done: vec!["d".into()], header: Bytes::from_static(b"h") };
-        assert_eq!(hex(&head.encode()), "930391a164c40168");
+        let head =
+            BatchHead { seq: Seq(3), done: vec!["d".into()], recall: true, header: Bytes::from_static(b"h") };
+        assert_eq!(hex(&head.encode()), "940391a164c3c40168");
+        let recall = ToEdge::Recall { part: part(), chunks: vec![Fingerprint(1, 2)], half_done: Vec::new() };
+        assert_eq!(hex(&recall.encode()), "81a6526563616c6c9393a27331920005099192".to_owned() + "010290");
     }
 
     #[test]

@@ -51,6 +51,11 @@ pub enum JournalRecord {
         /// The batches.
         ranges: SeqRanges,
     },
+    /// These batches were dropped by policy before any store had them: they need nothing more either.
+    Dropped {
+        /// The batches.
+        ranges: SeqRanges,
+    },
     /// These batches lack everything but these partitions (a snapshot's form of [`JournalRecord::HalfDone`]).
     Lacking {
         /// The batch.
@@ -100,6 +105,8 @@ pub struct Recovered {
     pub times_started: u32,
     /// Batches that need nothing more.
     pub done: SeqRanges,
+    /// Those of them that were dropped by policy: no store has them.
+    pub dropped: SeqRanges,
     /// Promises whose parts are in doubt.
     pub promises: BTreeMap<PartId, (SeqRanges, Bytes)>,
     /// Batches of which some partitions are stored.
@@ -130,6 +137,10 @@ impl Recovered {
                 }
             }
             JournalRecord::Done { ranges } => self.settle(&ranges),
+            JournalRecord::Dropped { ranges } => {
+                self.settle(&ranges);
+                self.dropped.insert_all(&ranges);
+            }
             JournalRecord::Lacking { seq, done } => {
                 add_partitions(self.half_done.entry(seq).or_default(), &done);
             }
@@ -141,6 +152,18 @@ impl Recovered {
         self.half_done.retain(|&seq, _| !ranges.contains(seq));
     }
 
+    /// Batches that were dropped by policy: those of which the journal says so, and those of which it says nothing
+    /// and which lie below `first`, the beginning of a log that only gives up what is committed or dropped.
+    #[must_use]
+    pub fn dropped_below(&self, first: Seq) -> SeqRanges {
+        let mut dropped = SeqRanges::new();
+        dropped.insert_range(0..first.0);
+        dropped.remove_all(&self.done);
+        self.promises.values().for_each(|(ranges, _)| dropped.remove_all(ranges));
+        dropped.insert_all(&self.dropped);
+        dropped
+    }
+
     /// The shortest journal that replays to this.
     #[must_use]
     pub fn snapshot(&self) -> Vec<JournalRecord> {
@@ -148,6 +171,9 @@ impl Recovered {
             JournalRecord::Started { times: self.times_started },
             JournalRecord::Done { ranges: self.done.clone() },
         ];
+        if !self.dropped.is_empty() {
+            records.push(JournalRecord::Dropped { ranges: self.dropped.clone() });
+        }
         records.extend(
             self.half_done.iter().map(|(&seq, done)| JournalRecord::Lacking { seq, done: done.clone() }),
         );
@@ -196,11 +222,13 @@ mod tests {
             JournalRecord::Committed { part: part(0) },
             JournalRecord::HalfDone { part: part(1), done: vec!["x".into()] },
             JournalRecord::Released { part: part(2) },
+            JournalRecord::Dropped { ranges: (20..22).map(Seq).collect() },
         ] {
             let bytes = record.encode();
             recovered.replay(JournalRecord::decode(&bytes).unwrap());
         }
-        assert_eq!(recovered.done.iter().collect::<Vec<_>>(), vec![0..4]);
+        assert_eq!(recovered.done.iter().collect::<Vec<_>>(), vec![0..4, 20..22]);
+        assert_eq!(recovered.dropped.iter().collect::<Vec<_>>(), vec![20..22]);
         assert_eq!(recovered.promises.keys().collect::<Vec<_>>(), vec![&part(3)]);
         assert_eq!(recovered.half_done.keys().collect::<Vec<_>>(), vec![&Seq(4), &Seq(5)]);
 

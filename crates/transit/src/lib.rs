@@ -13,6 +13,7 @@
 //! - **T4 a part id is one set**: a part whose preparation failed is never committed; the rest goes under a new id.
 //! - **T5 doubt is settled in the store**: a promised batch is given out again only after its part was resolved.
 //! - **T6 epochs go forward**: a session number is never used twice, across restarts of the edge too.
+//! - **T7 a chunk is one**: of the batches that hold the same sender's chunk one is committed, the others are repeats.
 //!
 //! Time comes in as a [`Duration`](std::time::Duration) since any fixed start. What must be done comes out of `poll_output`; the driver
 //! does it and reports back. Left out on purpose: QUIC, disks, stores, what a record holds.
@@ -21,13 +22,18 @@ mod collector;
 mod dispatcher;
 mod frame;
 mod journal;
+mod recent;
+mod twins;
 
-pub use collector::{Collector, CollectorConfig, CollectorOutput, CollectorStatus, MakeToken, StageKey};
+pub use collector::{
+    Arrival, Collector, CollectorConfig, CollectorOutput, CollectorStatus, MakeToken, StageKey,
+};
 pub use dispatcher::{
     Dispatcher, DispatcherConfig, DispatcherOutput, DispatcherStatus, Placement, SinkStatus,
 };
 pub use frame::{BatchHead, FrameError, Resolution, ToEdge, ToSink, WIRE_VERSION};
 pub use journal::{JournalRecord, JournalRecordError, Recovered};
+pub use recent::{Claim, Recent, RecentBounds, RecentRecord, RecentRecordError};
 
 /// A place within a store that a batch's events fall into; named by the store, opaque here.
 pub type Partition = std::sync::Arc<str>;

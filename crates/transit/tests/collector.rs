@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use weir_model::{Epoch, Incarnation, LogId, NodeId, PartId, Seq};
-use weir_transit::{Collector, CollectorConfig, CollectorOutput, Partition, Resolution, ToEdge};
+use weir_transit::{Arrival, Collector, CollectorConfig, CollectorOutput, Partition, Resolution, ToEdge};
 
 const LIFE: Incarnation = Incarnation(7);
 
@@ -31,7 +31,13 @@ fn outputs(collector: &mut Collector) -> Vec<CollectorOutput> {
 fn a_part_that_was_given_up_is_void_without_the_store() {
     let (mut sink, log) = (collector(), log());
     assert!(sink.hello(&log, Epoch(1)));
-    sink.batch(&log, Epoch(1), Seq(0), 10, vec!["".into()], Duration::ZERO).unwrap();
+    sink.batch(
+        &log,
+        Epoch(1),
+        Arrival { seq: Seq(0), bytes: 10, partitions: vec!["".into()], ..Arrival::default() },
+        Duration::ZERO,
+    )
+    .unwrap();
     sink.tick(Duration::from_secs(2));
     let part = outputs(&mut sink)
         .into_iter()

@@ -1,6 +1,6 @@
 //! What a batch is made of: whose bytes it keeps, what is packed together, and the exact limits.
 
-use weir_forward::{Batch, Event, Fault, Limits, Member, Session, annotate};
+use weir_forward::{Batch, Event, Fault, Limits, Member, Session, annotate, keep_chunks};
 use weir_model::Encoding;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -205,4 +205,21 @@ fn members_are_added_behind_those_of_a_record() {
         let same = batches(&cat![b"\x92\xa1t", blob(&expected)]).remove(0);
         assert_eq!(after.header.minutes, same.header.minutes);
     }
+}
+
+#[test]
+fn chunks_can_be_taken_out_of_a_pack() {
+    let chunk = |id: u8| cat![b"\x81\xa5chunk\xa1", [id]];
+    let input =
+        cat![single("t", 1, &chunk(b'a')), single("t", 70, &chunk(b'b')), single("t", 2, &chunk(b'c'))];
+    let found = batches(&input);
+    let [batch] = &found[..] else { panic!("{found:?}") };
+    let (header, payload) = keep_chunks(&batch.header, &batch.payload, &[true, false, true], 100).unwrap();
+    // The same as if the one in the middle had never been sent.
+    let without = batches(&cat![single("t", 1, &chunk(b'a')), single("t", 2, &chunk(b'c'))]);
+    assert_eq!((&header, &payload), (&without[0].header, &without[0].payload));
+    let (all, same) = keep_chunks(&batch.header, &batch.payload, &[true; 3], 100).unwrap();
+    assert_eq!((&all, &same), (&batch.header, &batch.payload));
+    assert_eq!(keep_chunks(&batch.header, &batch.payload.slice(1..), &[true; 3], 100), None);
+    assert_eq!(keep_chunks(&batch.header, &batch.payload, &[true; 2], 100), None);
 }

@@ -16,7 +16,6 @@ enum Op {
     Crash { seed: u64 },
     Reopen { cleanly: bool },
     Trim { below: u8, but: u8 },
-    DropOldest { bytes: u64 },
     FlipBit { segment: u8, bit: u32 },
     Capacity { room: Option<u16> },
     FailWrite { after: u8 },
@@ -31,7 +30,6 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => any::<u64>().prop_map(|seed| Op::Crash { seed }),
         2 => any::<bool>().prop_map(|cleanly| Op::Reopen { cleanly }),
         2 => (any::<u8>(), any::<u8>()).prop_map(|(below, but)| Op::Trim { below, but }),
-        1 => (0u64..3000).prop_map(|bytes| Op::DropOldest { bytes }),
         1 => (any::<u8>(), any::<u32>()).prop_map(|(segment, bit)| Op::FlipBit { segment, bit }),
         1 => proptest::option::of(any::<u16>()).prop_map(|room| Op::Capacity { room }),
         1 => (0u8..4).prop_map(|after| Op::FailWrite { after }),
@@ -163,12 +161,6 @@ impl World {
                 let mut committed = self.trimmed.clone();
                 committed.remove_range(u64::from(but)..u64::from(but) + 1);
                 let _ = self.log().trim(&committed, 0);
-                let durable = self.log().depth().next.0;
-                self.settle(durable);
-            }
-            Op::DropOldest { bytes } => {
-                let dropped = self.log().drop_oldest(bytes, 0);
-                self.trimmed.insert_all(&dropped);
                 let durable = self.log().depth().next.0;
                 self.settle(durable);
             }

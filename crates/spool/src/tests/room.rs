@@ -58,22 +58,6 @@ fn segments_inside_the_committed_set_go_and_others_stay() {
 }
 
 #[test]
-fn the_oldest_go_first_when_dropped() {
-    let disk = FaultyDisk::new();
-    let (mut log, _) = open(&disk, small());
-    fill(&mut log, 0..60, 100);
-    let before = log.depth().bytes;
-    let dropped = log.drop_oldest(3000, 0);
-    assert!(before - log.depth().bytes >= 3000);
-    assert_eq!(dropped.first_gap(Seq(0)), log.depth().first);
-    assert_eq!(dropped, range(0..log.depth().first.0));
-    // Everything can go, the last segment included, and the numbers run on.
-    assert_eq!(log.drop_oldest(u64::MAX, 0).first_gap(log.depth().first), Seq(60));
-    assert_eq!(log.depth().records, 0);
-    fill(&mut log, 60..61, 100);
-}
-
-#[test]
 fn a_full_disk_refuses_undoes_and_recovers() {
     let disk = FaultyDisk::new();
     let (mut log, _) = open(&disk, small());

@@ -85,6 +85,7 @@ impl Dispatcher {
     /// A new epoch: every waiting batch is placed again.
     pub(super) fn place_waiting(&mut self) {
         self.epoch = Epoch(self.epoch.0 + 1);
+        self.unsettled = self.now;
         let all: Vec<Seq> = std::mem::take(&mut self.waiting).into_values().flatten().collect();
         self.waiting_count -= all.len();
         let before: BTreeMap<Seq, _> =

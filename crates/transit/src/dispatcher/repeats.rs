@@ -1,0 +1,105 @@
+//! The same chunk through several edges: what this log says of it when a sink asks, and what a sink says of it.
+//!
+//! Left out on purpose: which chunks the log took lately; see [`Recent`](crate::Recent).
+
+use weir_model::{Epoch, Fingerprint, NodeId, PartId, Seq, SeqRanges};
+
+use super::{After, Dispatcher, Place};
+use crate::frame::ToSink;
+use crate::journal::JournalRecord;
+
+/// What an edge answers for one chunk.
+enum Word {
+    /// Go on.
+    Free,
+    /// The store has it.
+    Stored,
+    /// The store may have it, or another sink may commit it: ask again later.
+    Elsewhere,
+}
+
+impl Dispatcher {
+    /// Answers a sink with what became of those of its chunks that this log has, in these batches
+    /// (see [`DispatcherOutput::Recall`](crate::DispatcherOutput)); `half_done` are those that are half done there.
+    ///
+    /// A batch that another sink has, and might commit, is taken back from it and given to the one that asks. Of two
+    /// sinks that ask for each other's, that with the half-done batch keeps what it has, else that with the smaller
+    /// name, so that one of them goes on.
+    pub fn recalled(
+        &mut self,
+        sink: &NodeId,
+        session: Epoch,
+        part: PartId,
+        found: &[(Fingerprint, Seq)],
+        half_done: &[(Fingerprint, Seq)],
+    ) {
+        let (mut stored, mut elsewhere) = (Vec::new(), Vec::new());
+        let asked =
+            found.iter().map(|found| (found, false)).chain(half_done.iter().map(|found| (found, true)));
+        for (&(chunk, seq), half_done) in asked {
+            match self.word(sink, seq, half_done) {
+                Word::Free => {}
+                Word::Stored => stored.push(chunk),
+                Word::Elsewhere => elsewhere.push(chunk),
+            }
+        }
+        self.control(sink, session, ToSink::Recalled { part, stored, elsewhere });
+    }
+
+    fn word(&mut self, sink: &NodeId, seq: Seq, half_done_there: bool) -> Word {
+        if self.recovered.dropped.contains(seq) {
+            return Word::Free;
+        }
+        if self.recovered.done.contains(seq) {
+            return Word::Stored;
+        }
+        let half_done = self.recovered.half_done.contains_key(&seq);
+        let place = self.batches.get(&seq).map(|batch| (batch.place.clone(), batch.bytes));
+        match place {
+            Some((Place::Promised(_), _)) => Word::Elsewhere,
+            // What is half done goes first: another batch of the chunk would store what the store has of it.
+            _ if half_done && !half_done_there => Word::Elsewhere,
+            Some((Place::Sent(other), _)) if other < *sink && half_done == half_done_there => Word::Elsewhere,
+            Some((Place::Sent(other), bytes)) if other != *sink => {
+                self.landed(&other, bytes);
+                if let Some(state) = self.sinks.get_mut(&other) {
+                    state.in_flight.remove(&seq);
+                }
+                self.wait_for(seq, Some(sink.clone()));
+                Word::Free
+            }
+            Some((Place::Waiting(_), _)) => {
+                self.leave_waiting(seq);
+                self.wait_for(seq, Some(sink.clone()));
+                Word::Free
+            }
+            None if self.promises.values().any(|promise| promise.ranges.contains(seq)) => Word::Elsewhere,
+            // With the sink that asks, or not read from the log yet.
+            Some((Place::Sent(_), _)) | None => Word::Free,
+        }
+    }
+
+    // The store has these already, by other batches.
+    pub(super) fn settle_repeated(&mut self, sink: &NodeId, ranges: &SeqRanges) {
+        let ours = Place::Sent(sink.clone());
+        let mut done = SeqRanges::new();
+        for seq in ranges.seqs() {
+            if self.batches.get(&seq).is_none_or(|batch| batch.place != ours) {
+                continue;
+            }
+            if let Some(batch) = self.batches.remove(&seq) {
+                self.landed(sink, batch.bytes);
+                self.committed += 1;
+            }
+            if let Some(state) = self.sinks.get_mut(sink) {
+                state.in_flight.remove(&seq);
+            }
+            done.insert(seq);
+        }
+        if !done.is_empty() {
+            self.recovered.replay(JournalRecord::Done { ranges: done.clone() });
+            self.journal(JournalRecord::Done { ranges: done }, After::Nothing);
+            self.outputs.push_back(super::DispatcherOutput::Trim);
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! Which chunks a group log has taken lately, so that a sender's retry is not stored again.
+//!
+//! One for each group log: a chunk that is copied to two groups is known to each by itself, so that a copy which
+//! a crash left half-made is completed where it lacks, and nowhere else. The identities stand in the log's own
+//! headers until it is trimmed; [`Recent::unsaved`] gives them out to be kept beside it, and only what is
+//! [saved](Recent::trimmable) may be trimmed. Left out on purpose: waiting, files and clocks.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use weir_model::{Fingerprint, Incarnation, Seq, SeqRanges};
+
+/// First byte of each record.
+const VERSION: u8 = 1;
+/// Bytes of one chunk in a record: fingerprint 16, seq 8, seconds since 1970 4, little-endian.
+const CHUNK_BYTES: usize = 28;
+
+/// How long, and how many, chunks are remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecentBounds {
+    /// Seconds after which a chunk is forgotten.
+    pub seconds: u32,
+    /// Chunks remembered at the most; above it the oldest are forgotten. About 80 bytes of memory each.
+    pub chunks: usize,
+}
+
+impl Default for RecentBounds {
+    fn default() -> Self {
+        Self { seconds: 600, chunks: 500_000 }
+    }
+}
+
+/// What a chunk that has just arrived is to its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// New: whoever claimed it stores it, and reports with [`Recent::stored`] or [`Recent::release`].
+    Mine,
+    /// Durable already, in this batch.
+    Stored(Seq),
+    /// Somebody else is storing it: wait for what becomes of that.
+    Pending,
+    /// It stands twice in the batch that claims.
+    Twice,
+}
+
+/// A record of the file that outlives the log's trimming. Replayed in order they give the window again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecentRecord {
+    /// What follows is of this life of the log.
+    Of(Incarnation),
+    /// All chunks of these batches follow, packed.
+    Stored {
+        /// The batches, those without chunks too.
+        seqs: SeqRanges,
+        /// Fingerprint, seq and time of each chunk.
+        chunks: Bytes,
+    },
+    /// These batches were dropped by policy: their chunks are not stored any more.
+    Dropped(SeqRanges),
+}
+
+/// Why bytes are not a record of recent chunks.
+#[derive(Debug, thiserror::Error)]
+pub enum RecentRecordError {
+    /// Written by a program that this one does not know.
+    #[error("version {0:?} of a record of recent chunks is unknown; this program reads version {VERSION}")]
+    Version(Option<u8>),
+    /// The version is known and the rest does not decode.
+    #[error("a record of recent chunks does not decode")]
+    Malformed(#[source] rmp_serde::decode::Error),
+}
+
+impl RecentRecord {
+    /// The record as bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = vec![VERSION];
+        rmp_serde::encode::write(&mut out, self)
+            .expect("a record is plain data and a Vec never refuses a write");
+        out.into()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    /// [`RecentRecordError`] when the version is unknown or the bytes are no record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecentRecordError> {
+        match bytes.split_first() {
+            Some((&VERSION, rest)) => rmp_serde::from_slice(rest).map_err(RecentRecordError::Malformed),
+            other => Err(RecentRecordError::Version(other.map(|(&version, _)| version))),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    chunk: Fingerprint,
+    seq: u64,
+    seconds: u32,
+}
+
+/// The chunks that one group log has taken lately.
+#[derive(Debug)]
+pub struct Recent {
+    bounds: RecentBounds,
+    incarnation: Incarnation,
+    known: HashMap<Fingerprint, u64>,
+    // Oldest first. An entry that `known` does not confirm was dropped since.
+    order: VecDeque<Known>,
+    claimed: HashSet<Fingerprint>,
+    noted: SeqRanges,
+    // Noted and not given out yet.
+    fresh: Vec<Known>,
+    fresh_seqs: SeqRanges,
+    dropped: SeqRanges,
+    // Given out, not reported as saved yet; what is given out next waits for that.
+    saving: Option<SeqRanges>,
+}
+
+impl Recent {
+    /// The window of the log of that `incarnation`, as the records of its file say, oldest first. Records of
+    /// another life of the log are passed over.
+    ///
+    /// What of the log the records lack is [`missing`](Self::missing), and is to be noted before anything is claimed.
+    #[must_use]
+    pub fn new(
+        bounds: RecentBounds,
+        incarnation: Incarnation,
+        records: impl IntoIterator<Item = RecentRecord>,
+    ) -> Self {
+        let mut recent = Self {
+            bounds,
+            incarnation,
+            known: HashMap::new(),
+            order: VecDeque::new(),
+            claimed: HashSet::new(),
+            noted: SeqRanges::new(),
+            fresh: Vec::new(),
+            fresh_seqs: SeqRanges::new(),
+            dropped: SeqRanges::new(),
+            saving: None,
+        };
+        let mut ours = false;
+        for record in records {
+            match record {
+                RecentRecord::Of(life) => ours = life == incarnation,
+                RecentRecord::Stored { seqs, chunks } if ours => {
+                    recent.noted.insert_all(&seqs);
+                    unpack(chunks).for_each(|known| recent.remember(known));
+                }
+                RecentRecord::Dropped(seqs) if ours => recent.drop_known(&seqs),
+                _ => {}
+            }
+        }
+        recent
+    }
+
+    /// The part of `range` of the log whose chunks nobody has noted.
+    #[must_use]
+    pub fn missing(&self, range: std::ops::Range<u64>) -> SeqRanges {
+        let mut missing = SeqRanges::new();
+        missing.insert_range(range);
+        missing.remove_all(&self.noted);
+        missing
+    }
+
+    /// Asks for the chunks of one batch, in their order. What is [`Claim::Mine`] is claimed until it is reported.
+    pub fn claim(&mut self, chunks: &[Fingerprint]) -> Vec<Claim> {
+        let mut own: HashSet<Fingerprint> = HashSet::new();
+        let mut claim = |chunk: &Fingerprint| {
+            if let Some(&seq) = self.known.get(chunk) {
+                Claim::Stored(Seq(seq))
+            } else if own.contains(chunk) {
+                Claim::Twice
+            } else if self.claimed.insert(*chunk) {
+                // A single chunk cannot stand twice.
+                if chunks.len() > 1 {
+                    own.insert(*chunk);
+                }
+                Claim::Mine
+            } else {
+                Claim::Pending
+            }
+        };
+        chunks.iter().map(&mut claim).collect()
+    }
+
+    /// The batch `seq` is durable, with these chunks, received at that time.
+    pub fn stored(&mut self, seq: Seq, chunks: &[Fingerprint], seconds: u32) {
+        for chunk in chunks {
+            self.claimed.remove(chunk);
+        }
+        self.note(seq, chunks, seconds);
+    }
+
+    /// These chunks were claimed and are not stored: refused, dropped, failed.
+    pub fn release(&mut self, chunks: &[Fingerprint]) {
+        for chunk in chunks {
+            self.claimed.remove(chunk);
+        }
+    }
+
+    /// The log holds the batch `seq` with these chunks. May be said again.
+    pub fn note(&mut self, seq: Seq, chunks: &[Fingerprint], seconds: u32) {
+        if !self.noted.insert(seq) {
+            return;
+        }
+        self.fresh_seqs.insert(seq);
+        for &chunk in chunks {
+            let known = Known { chunk, seq: seq.0, seconds };
+            self.remember(known);
+            self.fresh.push(known);
+        }
+    }
+
+    /// These batches were dropped from the log before any store had them: a retry of theirs is welcome.
+    pub fn drop_batches(&mut self, seqs: &SeqRanges) {
+        self.drop_known(seqs);
+        self.fresh.retain(|known| !seqs.contains(Seq(known.seq)));
+        self.dropped.insert_all(seqs);
+    }
+
+    /// Forgets what is older than the window. `now` is in seconds since 1970.
+    pub fn tick(&mut self, now: u32) {
+        while let Some(oldest) = self.order.front()
+            && (oldest.seconds.saturating_add(self.bounds.seconds) < now
+                || self.order.len() > self.bounds.chunks)
+        {
+            if self.known.get(&oldest.chunk) == Some(&oldest.seq) {
+                self.known.remove(&oldest.chunk);
+            }
+            self.order.pop_front();
+        }
+    }
+
+    /// Goes on with other bounds, at the next [`tick`](Self::tick); says whether they are others.
+    pub fn set_bounds(&mut self, bounds: RecentBounds) -> bool {
+        std::mem::replace(&mut self.bounds, bounds) != bounds
+    }
+
+    /// The batch that holds this chunk.
+    #[must_use]
+    pub fn seq_of(&self, chunk: &Fingerprint) -> Option<Seq> {
+        self.known.get(chunk).copied().map(Seq)
+    }
+
+    /// What has been noted since the last call, to be appended to the file; report with [`saved`](Self::saved).
+    /// Nothing while an earlier answer is not reported, or where nothing is new.
+    pub fn unsaved(&mut self) -> Vec<RecentRecord> {
+        if self.saving.is_some() || self.fresh_seqs.is_empty() && self.dropped.is_empty() {
+            return Vec::new();
+        }
+        let seqs = std::mem::take(&mut self.fresh_seqs);
+        let chunks = pack(&std::mem::take(&mut self.fresh));
+        let dropped = std::mem::take(&mut self.dropped);
+        self.saving = Some(seqs.clone());
+        let mut records = vec![RecentRecord::Of(self.incarnation), RecentRecord::Stored { seqs, chunks }];
+        if !dropped.is_empty() {
+            records.push(RecentRecord::Dropped(dropped));
+        }
+        records
+    }
+
+    /// What was given out last is durable.
+    pub fn saved(&mut self) {
+        self.saving = None;
+    }
+
+    /// The part of `done` that the log may trim without a chunk being forgotten by it.
+    #[must_use]
+    pub fn trimmable(&self, done: &SeqRanges) -> SeqRanges {
+        let mut trimmable = done.clone();
+        trimmable.remove_all(&self.fresh_seqs);
+        if let Some(saving) = &self.saving {
+            trimmable.remove_all(saving);
+        }
+        trimmable
+    }
+
+    /// The shortest file that says what this window knows. Only to be written in the place of one that has all
+    /// that was given out so far.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<RecentRecord> {
+        let mut seqs = self.noted.clone();
+        seqs.remove_all(&self.fresh_seqs);
+        let saved = |known: &&Known| {
+            seqs.contains(Seq(known.seq)) && self.known.get(&known.chunk) == Some(&known.seq)
+        };
+        let known: Vec<Known> = self.order.iter().filter(saved).copied().collect();
+        vec![RecentRecord::Of(self.incarnation), RecentRecord::Stored { seqs, chunks: pack(&known) }]
+    }
+
+    /// How many chunks are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// About how many bytes a [`snapshot`](Self::snapshot) takes.
+    #[must_use]
+    pub fn snapshot_bytes(&self) -> u64 {
+        (self.known.len() * CHUNK_BYTES) as u64
+    }
+
+    fn remember(&mut self, known: Known) {
+        self.known.insert(known.chunk, known.seq);
+        self.order.push_back(known);
+        if self.order.len() > self.bounds.chunks {
+            self.tick(0);
+        }
+    }
+
+    fn drop_known(&mut self, seqs: &SeqRanges) {
+        self.known.retain(|_, &mut seq| !seqs.contains(Seq(seq)));
+    }
+}
+
+fn pack(chunks: &[Known]) -> Bytes {
+    let mut out = BytesMut::with_capacity(chunks.len() * CHUNK_BYTES);
+    for known in chunks {
+        let Fingerprint(high, low) = known.chunk;
+        out.put_u64_le(high);
+        out.put_u64_le(low);
+        out.put_u64_le(known.seq);
+        out.put_u32_le(known.seconds);
+    }
+    out.freeze()
+}
+
+fn unpack(mut chunks: Bytes) -> impl Iterator<Item = Known> {
+    std::iter::from_fn(move || {
+        (chunks.remaining() >= CHUNK_BYTES).then(|| Known {
+            chunk: Fingerprint(chunks.get_u64_le(), chunks.get_u64_le()),
+            seq: chunks.get_u64_le(),
+            seconds: chunks.get_u32_le(),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(n: u64) -> Fingerprint {
+        Fingerprint(n, !n)
+    }
+
+    fn recent(chunks: usize) -> Recent {
+        Recent::new(RecentBounds { seconds: 10, chunks }, Incarnation(1), [])
+    }
+
+    fn reopened(records: &[RecentRecord]) -> Recent {
+        let records = records.iter().map(|record| RecentRecord::decode(&record.encode()).unwrap());
+        Recent::new(RecentBounds { seconds: 10, chunks: 100 }, Incarnation(1), records)
+    }
+
+    #[test]
+    fn a_repeat_waits_while_pending_and_is_known_when_stored() {
+        let mut recent = recent(100);
+        let both = [chunk(1), chunk(2), chunk(1)];
+        assert_eq!(recent.claim(&both), [Claim::Mine, Claim::Mine, Claim::Twice]);
+        assert_eq!(recent.claim(&[chunk(2)]), [Claim::Pending]);
+        recent.stored(Seq(4), &both[..1], 0);
+        recent.release(&both[1..2]);
+        assert_eq!(recent.claim(&both), [Claim::Stored(Seq(4)), Claim::Mine, Claim::Stored(Seq(4))]);
+    }
+
+    #[test]
+    fn the_window_is_bounded_in_number_and_time() {
+        let mut recent = recent(3);
+        for n in 0..5 {
+            recent.note(Seq(n), &[chunk(n)], n as u32);
+        }
+        assert_eq!(
+            (0..5).map(|n| recent.seq_of(&chunk(n)).is_some()).collect::<Vec<_>>(),
+            [false, false, true, true, true]
+        );
+        recent.tick(14);
+        assert_eq!((recent.len(), recent.seq_of(&chunk(4))), (1, Some(Seq(4))));
+    }
+
+    #[test]
+    fn nothing_is_trimmed_before_its_chunks_are_saved() {
+        let mut recent = recent(100);
+        let done: SeqRanges = (0..4).map(Seq).collect();
+        let trimmable = |recent: &Recent| recent.trimmable(&done).iter().collect::<Vec<_>>();
+        recent.note(Seq(1), &[chunk(1)], 0);
+        assert_eq!(trimmable(&recent), vec![0..1, 2..4]);
+        let records = recent.unsaved();
+        recent.note(Seq(2), &[], 0);
+        assert_eq!(trimmable(&recent), vec![0..1, 3..4]);
+        assert_eq!(recent.unsaved(), [], "one answer at a time");
+        recent.saved();
+        assert_eq!(trimmable(&recent), vec![0..2, 3..4]);
+
+        let again = reopened(&records);
+        assert_eq!(again.seq_of(&chunk(1)), Some(Seq(1)));
+        assert_eq!(again.missing(0..4).iter().collect::<Vec<_>>(), vec![0..1, 2..4]);
+    }
+
+    #[test]
+    fn what_was_dropped_is_not_known_any_more() {
+        let mut recent = recent(100);
+        recent.note(Seq(1), &[chunk(1)], 0);
+        let mut records = recent.unsaved();
+        recent.saved();
+        recent.note(Seq(2), &[chunk(2)], 0);
+        recent.note(Seq(3), &[chunk(3)], 0);
+        recent.drop_batches(&(1..3).map(Seq).collect());
+        records.extend(recent.unsaved());
+        recent.saved();
+        for recent in [&recent, &reopened(&records), &reopened(&recent.snapshot())] {
+            assert_eq!([1, 2, 3].map(|n| recent.seq_of(&chunk(n))), [None, None, Some(Seq(3))]);
+        }
+    }
+
+    #[test]
+    fn another_life_of_the_log_knows_nothing() {
+        let mut old = Recent::new(RecentBounds::default(), Incarnation(9), []);
+        old.note(Seq(1), &[chunk(1)], 0);
+        let again = reopened(&old.unsaved());
+        assert!(again.is_empty() && again.missing(0..2).len() == 2);
+    }
+
+    // These bytes lie on disks: a change of them is a new version, not an edit of this test.
+    #[test]
+    fn version_1_is_these_bytes() {
+        let mut recent = recent(9);
+        recent.note(Seq(3), &[Fingerprint(1, 2)], 4);
+        let bytes: Vec<u8> = recent.unsaved().iter().flat_map(|record| record.encode().to_vec()).collect();
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(
+            hex,
+            "0181a24f669200010181a653746f7265649291920304c41c\
+             01000000000000000200000000000000030000000000000004000000"
+        );
+        assert!(matches!(RecentRecord::decode(b"\x02"), Err(RecentRecordError::Version(Some(2)))));
+        assert!(matches!(RecentRecord::decode(b"\x01\xc1"), Err(RecentRecordError::Malformed(_))));
+    }
+}
