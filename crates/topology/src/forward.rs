@@ -10,7 +10,7 @@ use weir_model::{Network, NodeId};
 use crate::secret::Secret;
 use crate::size::ByteSize;
 
-pub(crate) use read::read_forward;
+pub(crate) use read::{read_forward, schema};
 
 /// The doors of all edges.
 #[derive(Debug, Clone, PartialEq, Eq)]

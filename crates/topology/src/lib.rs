@@ -15,11 +15,13 @@ mod problem;
 mod read;
 mod revision;
 mod routes;
+mod schema;
 mod secret;
 mod service;
 mod size;
 mod store;
 mod topology;
+mod trace;
 
 pub use forward::{
     Forward, ForwardClient, ForwardSecurity, ForwardSettings, ForwardTls, ForwardUser, LimitAction, ListenAt,
@@ -33,6 +35,7 @@ pub use model::{
 pub use node::{Listen, Log, LogFormat, NodeConfig, Role, Tls, parse_node};
 pub use problem::{Problem, Severity};
 pub use revision::revision;
+pub use schema::{node_schema, topology_schema};
 pub use secret::{Secret, SecretError};
 pub use size::{ByteSize, SizeError};
 pub use topology::parse_topology;

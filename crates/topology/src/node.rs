@@ -8,6 +8,8 @@ use weir_model::NodeId;
 
 use crate::problem::Problem;
 use crate::read::{Address, Block, Checked, Reader, words};
+use crate::schema::add;
+use crate::trace::table;
 
 /// Where an edge takes events unless told otherwise: the port that Fluentd and Fluent Bit know.
 const FORWARD: &str = "0.0.0.0:24224";
@@ -135,6 +137,15 @@ struct RawTls {
 struct RawLog {
     level: Optional<String>,
     format: Optional<LogFormat>,
+}
+
+/// The schema of a node file.
+pub(crate) fn schema() -> serde_json::Value {
+    let mut node = table::<RawNode>();
+    add(&mut node, "listen", table::<RawListen>(), false);
+    add(&mut node, "tls", table::<RawTls>(), true);
+    add(&mut node, "log", table::<RawLog>(), false);
+    node
 }
 
 /// Reads a node file. `file` is the name that problems carry. Paths come back as written; see

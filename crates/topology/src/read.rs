@@ -166,6 +166,8 @@ fn form_hint(message: &str) -> Option<String> {
 
 /// A value that can be written as text, and some as a number.
 pub(crate) trait Value: Sized {
+    /// What may be written, as JSON schema.
+    const FORM: &str = r#"{"type": "string"}"#;
     /// Reads text.
     fn from_text(text: &str) -> Result<Self, Wrong>;
     /// Reads a number.
@@ -187,7 +189,8 @@ impl<'de, T: Value> Deserialize<'de> for Checked<T> {
         impl<'de, T: Value> Visitor<'de> for Reading<T> {
             type Value = Checked<T>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text or a whole number")
+                // The schema asks in this way; to people the plain words go.
+                f.write_str(if f.alternate() { T::FORM } else { "text or a whole number" })
             }
             fn visit_str<E>(self, text: &str) -> Result<Checked<T>, E> {
                 Ok(Checked(T::from_text(text)))
@@ -247,6 +250,9 @@ fn amount(error: &SizeError) -> Wrong {
 }
 
 impl Value for ByteSize {
+    const FORM: &str = r#"{"anyOf": [
+        {"type": "string", "pattern": "^[0-9]+ *(B|kB|MB|GB|TB|KiB|MiB|GiB|TiB)?$"}, {"type": "integer", "minimum": 0}
+    ]}"#;
     fn from_text(text: &str) -> Result<Self, Wrong> {
         text.parse().map_err(|error| amount(&error))
     }
@@ -256,6 +262,7 @@ impl Value for ByteSize {
 }
 
 impl Value for std::time::Duration {
+    const FORM: &str = r#"{"type": "string", "pattern": "^[0-9]+ *(ms|s|min|h)$"}"#;
     fn from_text(text: &str) -> Result<Self, Wrong> {
         duration(text).map_err(|error| amount(&error))
     }
@@ -268,6 +275,7 @@ impl Value for std::time::Duration {
 pub(crate) struct Address<const ANY_PORT: bool>(pub(crate) String);
 
 impl<const ANY_PORT: bool> Value for Address<ANY_PORT> {
+    const FORM: &str = r#"{"type": "string", "pattern": "^.+:[0-9]+$"}"#;
     fn from_text(text: &str) -> Result<Self, Wrong> {
         let hint =
             || Some("write host:port, such as \"sink-1.example.org:24400\" or \"[::1]:24400\"".to_owned());
@@ -284,12 +292,17 @@ impl<const ANY_PORT: bool> Value for Address<ANY_PORT> {
 
 /// Gives an enum the words that stand for its cases in a file.
 macro_rules! words {
-    ($type:ty { $($word:literal => $case:expr),+ $(,)? }) => {
+    ($type:ty { $first:literal => $first_case:expr $(, $word:literal => $case:expr)* $(,)? }) => {
         impl $crate::read::Value for $type {
+            const FORM: &str = concat!("{\"enum\": [\"", $first, "\"" $(, ", \"", $word, "\"")*, "]}");
             fn from_text(text: &str) -> Result<Self, $crate::read::Wrong> {
                 match text {
-                    $($word => Ok($case),)+
-                    _ => Err((format!("{text:?} is not known here"), $crate::problem::did_you_mean(text, [$($word),+]))),
+                    $first => Ok($first_case),
+                    $($word => Ok($case),)*
+                    _ => Err((
+                        format!("{text:?} is not known here"),
+                        $crate::problem::did_you_mean(text, [$first $(, $word)*]),
+                    )),
                 }
             }
         }

@@ -20,6 +20,11 @@ struct RawRoute {
     groups: Spanned<Vec<Spanned<String>>>,
 }
 
+/// The schema of `[[route]]`.
+pub(crate) fn schema() -> serde_json::Value {
+    crate::trace::table::<RawRoute>()
+}
+
 /// Reads the routes; none if one of them cannot be read. `known` are the ids of the groups.
 pub(crate) fn read_routes(
     reader: &mut Reader<'_>,

@@ -88,6 +88,12 @@ impl fmt::Debug for Secret {
 }
 
 impl Value for Secret {
+    const FORM: &str = r#"{"anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"env": {"type": "string"}}, "required": ["env"], "additionalProperties": false},
+        {"type": "object", "properties": {"file": {"type": "string"}}, "required": ["file"], "additionalProperties": false}
+    ]}"#;
+
     fn from_text(text: &str) -> Result<Self, Wrong> {
         match text {
             "" => Err(("an empty secret".to_owned(), None)),

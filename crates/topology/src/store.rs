@@ -17,8 +17,10 @@ use crate::model::{
 };
 use crate::problem::did_you_mean;
 use crate::read::{Address, Block, Checked, Reader, Value, Wrong, words};
+use crate::schema::{add, by_kind, list};
 use crate::secret::Secret;
 use crate::size::ByteSize;
+use crate::trace::table;
 
 const KINDS: [&str; 4] = ["file", "kafka", "hdfs", "forward"];
 const COMPRESSIONS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
@@ -125,6 +127,16 @@ pub(crate) fn store(reader: &mut Reader<'_>, mut block: Block<'_>, group: &Group
     }
 }
 
+/// The schema of `[group.store]`.
+pub(crate) fn schema() -> serde_json::Value {
+    let mut forward = table::<RawForward>();
+    add(&mut forward, "server", list(&table::<RawServer>()), true);
+    add(&mut forward, "tls", table::<RawClientTls>(), false);
+    add(&mut forward, "security", table::<RawClientSecurity>(), false);
+    let (file, kafka, hdfs) = (table::<RawFile>(), table::<RawKafka>(), table::<RawHdfs>());
+    by_kind([("file", file), ("kafka", kafka), ("hdfs", hdfs), ("forward", forward)])
+}
+
 /// When a part is closed if the group does not say.
 pub(crate) fn part_limits(store: &StoreConfig) -> PartLimits {
     let (mebibytes, age) = match store {
@@ -201,6 +213,8 @@ fn options(reader: &mut Reader<'_>, raw: BTreeMap<String, Spanned<Checked<Proper
 struct Property(Secret);
 
 impl Value for Property {
+    const FORM: &str = Secret::FORM;
+
     fn from_text(text: &str) -> Result<Self, Wrong> {
         Secret::from_text(text).map(Self)
     }

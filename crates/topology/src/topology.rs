@@ -382,3 +382,40 @@ impl Names {
         Some(name)
     }
 }
+
+/// The schemas of this file's tables.
+pub(crate) mod schema {
+    use serde_json::{Value, json};
+
+    use super::{RawCluster, RawEdge, RawGroup, RawPart, RawRoot, RawSink, RawStage};
+    use crate::schema::{add, list};
+    use crate::store;
+    use crate::trace::table;
+
+    pub(crate) fn root() -> Value {
+        table::<RawRoot>()
+    }
+
+    pub(crate) fn cluster() -> Value {
+        table::<RawCluster>()
+    }
+
+    pub(crate) fn edge() -> Value {
+        table::<RawEdge>()
+    }
+
+    pub(crate) fn group() -> Value {
+        let mut group = table::<RawGroup>();
+        add(&mut group, "sink", list(&table::<RawSink>()), true);
+        add(&mut group, "stage", table::<RawStage>(), false);
+        add(&mut group, "part", table::<RawPart>(), false);
+        add(&mut group, "store", store::schema(), true);
+        let divert = json!({
+            "type": "object", "properties": { "divert": { "type": "string" } },
+            "required": ["divert"], "additionalProperties": false,
+        });
+        let words = json!({ "enum": ["block", "drop_oldest", "drop_newest"] });
+        add(&mut group, "overflow", json!({ "anyOf": [words, divert] }), false);
+        group
+    }
+}

@@ -14,8 +14,10 @@ use super::{
 };
 use crate::problem::did_you_mean;
 use crate::read::{Address, Block, Checked, Reader, words};
+use crate::schema::{add, list};
 use crate::secret::Secret;
 use crate::size::ByteSize;
+use crate::trace::table;
 
 type Required<T> = Spanned<Checked<T>>;
 type Optional<T> = Option<Required<T>>;
@@ -127,6 +129,28 @@ struct RawLimit {
     connections: Option<Spanned<u64>>,
     connections_burst: Option<Spanned<u64>>,
     action: Required<LimitAction>,
+}
+
+/// The schemas of `[forward]` and of `[[listener]]`.
+pub(crate) fn schema() -> (serde_json::Value, serde_json::Value) {
+    let mut security = table::<RawSecurity>();
+    add(&mut security, "user", list(&table::<RawUser>()), false);
+    add(&mut security, "client", list(&table::<RawClient>()), false);
+    let tables = |mut settings: serde_json::Value| {
+        add(&mut settings, "tls", table::<RawTls>(), false);
+        add(&mut settings, "security", security.clone(), false);
+        add(&mut settings, "limit", list(&table::<RawLimit>()), false);
+        settings
+    };
+    let (mut forward, mut listener) = (tables(table::<RawSettings>()), table::<RawListener>());
+    for (key, schema) in forward["properties"].as_object().into_iter().flatten() {
+        add(&mut listener, key, schema.clone(), false);
+    }
+    let memory = table::<RawForward>()["properties"]["memory"].clone();
+    add(&mut forward, "memory", memory, false);
+    // All of them have a default.
+    forward["required"] = serde_json::json!([]);
+    (forward, listener)
 }
 
 /// Reads both tables; `edges` are the names of all edges of the file.

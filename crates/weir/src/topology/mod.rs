@@ -82,6 +82,15 @@ pub(crate) enum TopologyCommand {
         /// The tag.
         tag: String,
     },
+    /// Prints the JSON schema of topology files, for editors.
+    #[command(
+        after_help = "Examples:\n  weir topology schema > topology.schema.json\n  weir topology schema --node > node.schema.json"
+    )]
+    Schema {
+        /// That of node files instead.
+        #[arg(long)]
+        node: bool,
+    },
     /// Prints an Ansible inventory: hosts by role, rack and group, with what a role must know of each.
     #[command(
         after_help = "Example, as an executable file in an inventory directory:\n  #!/bin/sh\n  exec weir topology inventory /etc/weir/topology.toml"
@@ -123,6 +132,10 @@ pub(crate) fn run(command: TopologyCommand) -> anyhow::Result<ExitCode> {
             }
         }
         TopologyCommand::Explain { file, tag } => return explain::explain(&file, &tag),
+        TopologyCommand::Schema { node } => {
+            let schema = if node { weir_topology::node_schema() } else { weir_topology::topology_schema() };
+            println!("{schema:#}");
+        }
         TopologyCommand::Inventory { file, list: _ } => {
             println!("{:#}", inventory::json(&configuration::topology(&file)?));
         }
