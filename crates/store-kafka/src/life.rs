@@ -162,6 +162,9 @@ impl Life {
                     Err(fenced) => fenced,
                 },
                 Err(failure) => match producer.abort(self.settings.timeouts.commit) {
+                    // What the brokers did not take in time, this client may never deliver: after a broker that stood
+                    // still it was seen not to ask for the topics' leaders again. Another one asks anew.
+                    Ok(()) if matches!(failure, Failure::Kafka { .. }) => failure,
                     Ok(()) => {
                         writer.producer = Some(producer);
                         failure
