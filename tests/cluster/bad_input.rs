@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flate2::{Compression, write::GzEncoder};
-use weir_tests::{Process, Scratch, Site, loadgen_binary, metric, peak_rss, port, rss, run, until};
+use weir_tests::{Process, Scratch, Site, loadgen_binary, metric, peak_rss, rss, run, until};
 
 const LONG: Duration = Duration::from_secs(60);
 /// What the edge may use beyond what it used before; each bomb claims 1 GiB, and five come, four of them at once.
@@ -116,16 +116,7 @@ fn offend(edge: SocketAddr, stream: &str, bad: &Bad) -> Result<()> {
 #[test]
 fn bad_input_harms_its_sender_only() {
     Scratch::run("bad-input", |scratch| {
-        let (link, files) = (port()?, scratch.dir("files")?);
-        let topology = format!(
-            "version = 1\n[cluster]\nname = \"bad-input\"\n[[edge]]\nname = \"edge-1\"\nrack = \"r1\"\n\
-             [[group]]\nid = \"files\"\n\
-             sink = [{{ name = \"files-1\", rack = \"r1\", address = \"127.0.0.1:{link}\" }}]\n\
-             [group.part]\nage = \"300ms\"\n[group.store]\nkind = \"file\"\npath = \"{}\"\n\
-             [[route]]\nmatch = \"**\"\ngroups = [\"files\"]\n",
-            files.display()
-        );
-        let site = Site::new(scratch, &topology, &["edge-1", "files-1"])?;
+        let (site, files) = Site::files(scratch)?;
         let mut sink = site.sink("files-1")?;
         let mut edge = site.edge("edge-1")?;
         let forward = edge.forward()?;

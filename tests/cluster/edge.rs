@@ -5,36 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use weir_tests::{Node, Scratch, Site, loadgen_binary, metric, port, run, until};
+use weir_tests::{Node, Scratch, Site, loadgen_binary, metric, run, until};
 
 const LONG: Duration = Duration::from_secs(60);
-
-/// An edge and a sink that writes files, both yet to be started; with the directory of the files.
-fn site(scratch: &Scratch) -> Result<(Site<'_>, PathBuf)> {
-    let (link, files) = (port()?, scratch.dir("files")?);
-    let topology = format!(
-        r#"version = 1
-[cluster]
-name = "edge"
-[[edge]]
-name = "edge-1"
-rack = "r1"
-[[group]]
-id = "files"
-sink = [{{ name = "files-1", rack = "r1", address = "127.0.0.1:{link}" }}]
-[group.store]
-kind = "file"
-path = "{}"
-[group.part]
-age = "300ms"
-[[route]]
-match = "**"
-groups = ["files"]
-"#,
-        files.display()
-    );
-    Ok((Site::new(scratch, &topology, &["edge-1", "files-1"])?, files))
-}
 
 /// Sends acknowledged events, and gives the ledger.
 fn send(scratch: &Scratch, edge: &Node, name: &str, events: u64) -> Result<PathBuf> {
@@ -55,7 +28,7 @@ fn verify(files: &Path, ledger: &Path, events: u64) -> Result<()> {
 #[test]
 fn a_killed_edge_gives_out_what_its_log_holds() {
     Scratch::run("killed-edge", |scratch| {
-        let (site, files) = site(scratch)?;
+        let (site, files) = Site::files(scratch)?;
         let mut edge = site.edge("edge-1")?;
         let ledger = send(scratch, &edge, "kept", 20_000)?;
         // Nothing new comes in: what the log held must be read by itself. Several starts, for the order in which an edge

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 /// How long a scrape may take.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -152,21 +152,30 @@ fn quoted(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// The body of an answer with status 200. HTTP/1.0, so that the answer ends with the connection and has no chunks.
+/// The body of an answer with status 200.
 pub(crate) fn http_get(addr: SocketAddr, path: &str) -> Result<String> {
+    let (status, body) = page(addr, path)?;
+    ensure!(status == 200, "status {status}: {body}");
+    Ok(body)
+}
+
+/// A page of a node, such as `/ready`: its status and body.
+///
+/// # Errors
+/// If nobody answers, or not with HTTP.
+pub fn page(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&addr, SCRAPE_TIMEOUT)?;
     stream.set_read_timeout(Some(SCRAPE_TIMEOUT))?;
     stream.set_write_timeout(Some(SCRAPE_TIMEOUT))?;
+    // HTTP/1.0, so that the answer ends with the connection and has no chunks.
     let question = format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
     stream.write_all(question.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP answer")?;
-    if head.split_whitespace().nth(1) != Some("200") {
-        bail!("{}", head.lines().next().unwrap_or_default());
-    }
-    Ok(body.to_owned())
+    let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+    Ok((status.context("not an HTTP answer")?, body.to_owned()))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::paths::weir_binary;
+use crate::port::port;
 use crate::process::Process;
 use crate::scratch::Scratch;
 
@@ -43,6 +44,36 @@ impl<'a> Site<'a> {
         run(Command::new(weir_binary()?).args(["ca", "init"]).arg(&tls))?;
         run(Command::new(weir_binary()?).args(["ca", "issue"]).arg(&tls).args(names))?;
         Ok(Site { scratch, topology: scratch.write("topology.toml", topology)? })
+    }
+
+    /// One edge, `edge-1`, and one sink, `files-1`, that writes files soon; with the directory of the files.
+    ///
+    /// # Errors
+    /// See [`Site::new`].
+    pub fn files(scratch: &'a Scratch) -> Result<(Site<'a>, PathBuf)> {
+        let (link, files) = (port()?, scratch.dir("files")?);
+        let topology = format!(
+            r#"version = 1
+[cluster]
+name = "files"
+[[edge]]
+name = "edge-1"
+rack = "r1"
+[[group]]
+id = "files"
+sink = [{{ name = "files-1", rack = "r1", address = "127.0.0.1:{link}" }}]
+[group.store]
+kind = "file"
+path = "{}"
+[group.part]
+age = "300ms"
+[[route]]
+match = "**"
+groups = ["files"]
+"#,
+            files.display()
+        );
+        Ok((Site::new(scratch, &topology, &["edge-1", "files-1"])?, files))
     }
 
     /// The topology's file.

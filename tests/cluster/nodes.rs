@@ -1,0 +1,147 @@
+//! What every node shows of itself, and the node that needs no files.
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use weir_tests::{Node, Process, Scratch, Site, loadgen_binary, page, port, run, scrape, until, weir_binary};
+
+const LONG: Duration = Duration::from_secs(60);
+/// How soon a first event must be in sight; on an idle machine it takes about a second.
+const SOON: Duration = Duration::from_secs(5);
+
+/// All lines below a directory.
+fn lines(dir: &Path) -> Result<Vec<String>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path: PathBuf = entry?.path();
+        if path.is_dir() {
+            all.extend(lines(&path)?);
+        } else if path.extension().is_some_and(|ending| ending == "jsonl") {
+            all.extend(fs::read_to_string(path)?.lines().map(str::to_owned));
+        }
+    }
+    Ok(all)
+}
+
+/// Starts `weir standalone` in a directory that is empty, without arguments where its ports are free.
+fn standalone(dir: &Path, logs: &Path) -> Result<Node> {
+    let start = |args: &[&str]| {
+        let mut command = Command::new(weir_binary()?);
+        command.arg("standalone").args(args).current_dir(dir);
+        Node::of(Process::start("standalone", command, logs)?)
+    };
+    match start(&[]) {
+        Ok(node) => {
+            assert_eq!(node.forward()?, SocketAddr::from(([127, 0, 0, 1], 24224)));
+            Ok(node)
+        }
+        Err(error) if format!("{error:?}").contains("cannot listen") => {
+            println!("a default port is in use here; others are chosen");
+            start(&["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_healthy(node: &Node, role: &str) -> Result<()> {
+    let (status, body) = page(node.metrics, "/health")?;
+    ensure!(status == 200 && body.contains(role), "/health: {status} {body}");
+    until("the node to be ready", LONG, || -> Result<()> {
+        let (status, body) = page(node.metrics, "/ready")?;
+        ensure!(status == 200, "/ready: {status} {body}");
+        Ok(())
+    })?;
+    ensure!(scrape(node.metrics)?.get("weir_ready", &[]) == Some(1.0), "weir_ready is not 1");
+    Ok(())
+}
+
+#[test]
+fn standalone_needs_no_arguments_and_shows_the_first_event_soon() {
+    Scratch::run("standalone", |scratch| {
+        let dir = scratch.dir("empty")?;
+        let mut node = standalone(&dir, &scratch.dir("said")?)?;
+        let mut socket = TcpStream::connect(node.forward()?)?;
+        let sent = Instant::now();
+        socket.write_all(b"\x93\xa7app.web\xce\x65\x00\x00\x00\x81\xa4user\xa3ada")?;
+        let line = until("the first event", LONG, || {
+            lines(&dir.join("weir-data/output"))?.into_iter().next().context("nothing yet")
+        })?;
+        let took = sent.elapsed();
+        println!("the first event was in sight after {took:.2?}");
+        ensure!(took <= SOON, "the first event took {took:?}");
+        assert_eq!(
+            line,
+            r#"{"time":"2023-09-12T06:06:56.000000000Z","tag":"app.web","record":{"user":"ada"}}"#
+        );
+
+        is_healthy(&node, "standalone")?;
+        let metrics = scrape(node.metrics)?;
+        for direction in ["in", "stored"] {
+            let labels = [("tag", "app.web"), ("direction", direction)];
+            assert_eq!(metrics.get("weir_tag_events_total", &labels), Some(1.0), "{direction}");
+            let bytes = metrics.get("weir_tag_bytes_total", &labels);
+            ensure!(bytes.is_some_and(|bytes| bytes > 0.0), "{direction}: {bytes:?} bytes");
+        }
+        node.stop()
+    });
+}
+
+#[test]
+fn every_role_shows_metrics_and_health_and_counts_tags_up_to_a_cap() {
+    Scratch::run("pages", |scratch| {
+        let (site, files) = Site::files(scratch)?;
+        let (mut sink, mut edge) = (site.sink("files-1")?, site.edge("edge-1")?);
+        is_healthy(&edge, "edge")?;
+        is_healthy(&sink, "sink")?;
+
+        // 3 000 events of 1 500 tags: the table has 1 000 rows, and the others share one.
+        run(Command::new(loadgen_binary()?)
+            .args(["send", "--to", &edge.forward()?.to_string(), "--ack", "--events", "3000"])
+            .args(["--tags", "1500", "--chunk-events", "1", "--connections", "1"]))?;
+        run(Command::new(loadgen_binary()?)
+            .args(["verify", "--wait", "60", "--expect", "3000", "--files"])
+            .arg(&files))?;
+        for (node, direction) in [(&edge, "in"), (&sink, "stored")] {
+            let of = |name: &str, tag: &str| {
+                scrape(node.metrics).map(|all| all.get(name, &[("direction", direction), ("tag", tag)]))
+            };
+            let (_, text) = page(node.metrics, "/metrics")?;
+            let rows = text.lines().filter(|line| line.starts_with("weir_tag_events_total{")).count();
+            ensure!(rows <= 1001, "{rows} rows of tags");
+            assert_eq!(scrape(node.metrics)?.get("weir_tag_events_total", &[]), Some(3000.0), "{direction}");
+            assert_eq!(of("weir_tag_events_total", "app.7")?, Some(2.0), "{direction}");
+            ensure!(of("weir_tag_bytes_total", "app.7")? > Some(300.0), "{direction}");
+            assert_eq!(of("weir_tag_events_total", "__other__")?, Some(1000.0), "{direction}");
+        }
+        edge.stop()?;
+        sink.stop()
+    });
+}
+
+#[test]
+fn a_sink_without_its_store_is_healthy_and_not_ready() {
+    Scratch::run("not-ready", |scratch| {
+        let [link, nobody] = [port()?, port()?];
+        let topology = format!(
+            "version = 1\n[cluster]\nname = \"not-ready\"\n[[group]]\nid = \"bus\"\n\
+             sink = [{{ name = \"bus-1\", rack = \"r1\", address = \"127.0.0.1:{link}\" }}]\n\
+             [group.store]\nkind = \"kafka\"\nbrokers = [\"127.0.0.1:{nobody}\"]\n\
+             options = {{ \"socket.connection.setup.timeout.ms\" = \"1000\" }}\n\
+             [[route]]\nmatch = \"**\"\ngroups = [\"bus\"]\n"
+        );
+        let sink = Site::new(scratch, &topology, &["bus-1"])?.sink("bus-1")?;
+        until("the sink to say that it is not ready", LONG, || -> Result<()> {
+            let (status, body) = page(sink.metrics, "/ready")?;
+            ensure!(status == 503 && body.contains("store"), "{status} {body}");
+            Ok(())
+        })?;
+        assert_eq!(page(sink.metrics, "/health")?.0, 200);
+        assert_eq!(scrape(sink.metrics)?.get("weir_ready", &[]), Some(0.0));
+        Ok(())
+    });
+}
