@@ -24,7 +24,7 @@ const METRICS_DEFAULT: &str = "127.0.0.1:24220";
 
 /// Runs an edge until it is told to stop.
 pub(crate) async fn edge(file: &Path, sockets: Vec<TcpListener>) -> anyhow::Result<Ended> {
-    let Start { data_dir: _held, config, topology, revision, logging } =
+    let Start { data_dir: _held, config, topology, identity, revision, logging } =
         read(file, weir_topology::Role::Edge)?;
     let health = Health::new("edge", config.name.clone(), env!("CARGO_PKG_VERSION"));
     let tags = TagTable::new(Direction::In, TAGS_MAX_DEFAULT);
@@ -34,7 +34,7 @@ pub(crate) async fn edge(file: &Path, sockets: Vec<TcpListener>) -> anyhow::Resu
         rack: config.rack.clone(),
         data_dir: config.data_dir.clone(),
         forward: config.listen.forward.clone().unwrap_or_else(|| "0.0.0.0:24224".to_owned()),
-        identity: identity(&config)?,
+        identity,
         link: link_settings(),
         inherited: Inherited::new(sockets),
     };
@@ -45,7 +45,7 @@ pub(crate) async fn edge(file: &Path, sockets: Vec<TcpListener>) -> anyhow::Resu
 
 /// Runs a sink until it is told to stop.
 pub(crate) async fn sink(file: &Path) -> anyhow::Result<Ended> {
-    let Start { data_dir: _held, config, topology, revision, logging } =
+    let Start { data_dir: _held, config, topology, identity, revision, logging } =
         read(file, weir_topology::Role::Sink)?;
     let (group, node) = topology
         .group_of_sink(&config.name)
@@ -58,7 +58,7 @@ pub(crate) async fn sink(file: &Path) -> anyhow::Result<Ended> {
         name: config.name.clone(),
         data_dir: config.data_dir.clone(),
         listen: address(&listen).await?,
-        identity: identity(&config)?,
+        identity,
         link: link_settings(),
     };
     let sink = Sink::start(settings, group, tags, health.clone())?;
@@ -139,6 +139,7 @@ struct Start {
     data_dir: DataDir,
     config: NodeConfig,
     topology: Topology,
+    identity: Identity,
     revision: String,
     logging: Logging,
 }
@@ -159,8 +160,13 @@ fn read(path: &Path, role: weir_topology::Role) -> anyhow::Result<Start> {
         weir_topology::LogFormat::Json => LogFormat::Json,
     };
     let logging = Logging::init(&config.log.level, format)?;
+    let identity = identity(&config)?;
+    if let Some((group, _)) = topology.group_of_sink(&config.name) {
+        weir_sink::open_backend(group)?;
+    }
+    // Nothing is begun with wrong files.
     let data_dir = DataDir::take(&config.data_dir)?;
-    Ok(Start { data_dir, config, topology, revision: weir_topology::revision(&text), logging })
+    Ok(Start { data_dir, config, topology, identity, revision: weir_topology::revision(&text), logging })
 }
 
 /// Loads the certificate of this node.

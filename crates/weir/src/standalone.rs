@@ -44,11 +44,15 @@ pub(crate) struct StandaloneArgs {
 /// Runs until told to stop.
 pub(crate) async fn run(args: StandaloneArgs, sockets: Vec<TcpListener>) -> anyhow::Result<ExitCode> {
     Logging::init("info", LogFormat::Text)?;
-    let _held = DataDir::take(&args.data_dir)?;
     let mut topology = match &args.config {
         Some(file) => configuration::topology(file)?,
         None => files_only(&args.output.clone().unwrap_or_else(|| args.data_dir.join("output")))?,
     };
+    for group in &topology.groups {
+        weir_sink::open_backend(group)?;
+    }
+    // Nothing is begun with wrong files.
+    let _held = DataDir::take(&args.data_dir)?;
 
     let edge_name = NodeId::new("standalone")?;
     let authority = authority(&args.data_dir.join("tls"))?;
