@@ -685,8 +685,10 @@ impl Driver {
         let group = self.group.as_str();
         let depth = self.log.depth();
         names::LOG_BYTES.with([group]).set(depth.bytes as f64);
-        names::LOG_BATCHES.with([group]).set(depth.records as f64);
-        let oldest = depth.oldest_ns.map_or(0.0, |since| {
+        // Room is given back in whole segments, so the log may still hold what the store has long had.
+        let is_done = self.offered >= *self.durable.borrow() && self.dispatcher.is_idle();
+        names::LOG_BATCHES.with([group]).set(if is_done { 0.0 } else { depth.records as f64 });
+        let oldest = depth.oldest_ns.filter(|_| !is_done).map_or(0.0, |since| {
             std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH + Duration::from_nanos(since))
                 .map_or(0.0, |age| age.as_secs_f64())

@@ -68,11 +68,11 @@ catalogue! {
 
     // Edge: the log of each group.
     Gauge LOG_BYTES = "weir_log_bytes" in Bytes by ["group"]:
-        "Bytes in the group's log that no store has confirmed yet. When it reaches the quota, the overflow policy acts.";
+        "Bytes of the group's log on disk. Confirmed ones are given back in whole segments. When it reaches the quota, the overflow policy acts.";
     Gauge LOG_BATCHES = "weir_log_batches" in Count by ["group"]:
-        "Batches in the group's log that no store has confirmed yet.";
+        "Batches in the group's log; 0 when the store has confirmed all of them.";
     Gauge LOG_OLDEST_SECONDS = "weir_log_oldest_seconds" in Seconds by ["group"]:
-        "Age of the oldest batch that no store has confirmed; grows while the group's store is down.";
+        "Age of the oldest segment of the log while there is anything in it that no store has confirmed; grows while the group's store is down.";
     Counter LOG_SYNCS_TOTAL = "weir_log_syncs_total" in Count by ["group"]:
         "Times the group's log was synced to disk.";
     Counter LOG_FULL_TOTAL = "weir_log_full_total" in Count by ["group", "policy"]:
