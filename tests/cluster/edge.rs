@@ -44,6 +44,15 @@ fn a_killed_edge_gives_out_what_its_log_holds() {
         }
         let mut sink = site.sink("files-1")?;
         verify(&files, &ledger, 20_000)?;
+        // An operator's alarm looks at these; the segment itself stays on disk until it is worth giving back.
+        until("the edge to see that nothing waits", LONG, || -> Result<()> {
+            let waiting =
+                ["weir_log_batches", "weir_log_oldest_seconds"].map(|name| metric(edge.metrics, name, &[]));
+            let [batches, oldest] = waiting;
+            let (batches, oldest) = (batches?, oldest?);
+            ensure!((batches, oldest) == (0.0, 0.0), "{batches} batches, the oldest {oldest} s old");
+            Ok(())
+        })?;
         edge.stop()?;
         sink.stop()
     });
