@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings what the tests run against, below target/: the real stores' jars (Maven) and the real Forward senders (PyPI,
-# npm, Go). Each part is made again only when its recipe changed: a second run takes no time.
+# npm, Go, Maven). Each part is made again only when its recipe changed: a second run takes no time.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -43,10 +43,15 @@ make_go() {
   local here=$PWD
   cd "$tests/clients/go" && go build -o "$here/send" .
 }
+make_java() {
+  make_jars "$tests/clients/java/pom.xml"
+  javac -cp 'lib/*' -d . "$tests/clients/java/Send.java"
+}
 
 part kafka stores/kafka stores/kafka/pom.xml
 part hdfs stores/hdfs stores/hdfs/pom.xml
 part python clients/python clients/python/requirements.txt
 part node clients/node clients/node/package.json clients/node/package-lock.json
 part go clients/go clients/go/go.mod clients/go/go.sum clients/go/send.go
+part java clients/java clients/java/pom.xml clients/java/Send.java
 echo "prepare: ready"

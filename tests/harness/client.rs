@@ -77,10 +77,16 @@ impl Client {
         Client { name: "go", modes: &[Mode::Message], acks: true }
     }
 
+    /// Java's `fluency`.
+    #[must_use]
+    pub const fn java() -> Client {
+        Client { name: "java", modes: &[Mode::Packed], acks: true }
+    }
+
     /// All of them.
     #[must_use]
-    pub const fn all() -> [Client; 3] {
-        [Client::python(), Client::node(), Client::go()]
+    pub const fn all() -> [Client; 4] {
+        [Client::python(), Client::node(), Client::go(), Client::java()]
     }
 
     /// Starts sending; what the program says goes to `STREAM.log` in `logs`. It ends by itself, see [`Client::sent`].
@@ -149,6 +155,13 @@ impl Client {
                 let mut command = Command::new("node");
                 command.env("NODE_PATH", prepared("clients/node/node_modules")?);
                 command.arg(sources.join("node/send.js"));
+                command
+            }
+            "java" => {
+                let dir = prepared("clients/java")?;
+                let mut command = Command::new("java");
+                command.args(["-XX:TieredStopAtLevel=1", "-Xmx128m", "-cp"]);
+                command.arg(format!("{0}:{0}/lib/*", dir.display())).arg("Send");
                 command
             }
             _ => Command::new(prepared("clients/go/send")?),
