@@ -38,7 +38,7 @@ fn a_wrong_topology_is_refused_by_all_before_anything_begins() {
             ("version = 1", "version = = 1", "1:11", "extra `=`"),
             ("groups = [\"files\"]", "groups = [\"flies\"]", "17:11", "did you mean \"files\"?"),
             ("300ms", "300 moments", "14:7", "200ms"),
-            ("match = \"**\"", "match = \"{a,b\"", "16:9", "}"),
+            ("match = \"**\"", "match = \"{a,b\"", "16:10", "}"),
         ];
         for (from, to, place, hint) in cases {
             ensure!(right.contains(from), "{from:?} is not in the file that is changed");
