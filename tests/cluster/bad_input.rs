@@ -167,15 +167,10 @@ fn bad_input_harms_its_sender_only() {
             let mut command = Command::new(loadgen_binary()?);
             run(command.arg("verify").arg("--files").arg(&files).args(args)).map(drop)
         };
-        verify(&[
-            "--stream-prefix",
-            "well",
-            "--expect",
-            "100000",
-            "--ledger",
-            &ledger.display().to_string(),
-        ])?;
-        verify(&["--stream-prefix", "before-", "--expect", &streams])?;
+        let ledger = ledger.display().to_string();
+        let well = ["--stream-prefix", "well", "--expect", "100000", "--ledger", &ledger, "--wait", "60"];
+        verify(&well)?;
+        verify(&["--stream-prefix", "before-", "--expect", &streams, "--wait", "60"])?;
         ensure!(verify(&["--stream-prefix", "half"]).is_err(), "half a message was stored");
         edge.stop()?;
         sink.stop()
