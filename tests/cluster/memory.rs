@@ -23,7 +23,18 @@ fn load(tags: u32) -> Result<Memory> {
     let ledger = scratch.path().join("ledger");
     run(Command::new(loadgen_binary()?)
         .args(["send", "--to", &edge.forward()?.to_string(), "--ack", "--connections", "1"])
-        .args(["--rate", "40000", "--events", EVENTS, "--chunk-events", "24", "--tags", &tags.to_string()])
+        .args([
+            "--rate",
+            "40000",
+            "--events",
+            EVENTS,
+            "--event-bytes",
+            "1000",
+            "--chunk-events",
+            "24",
+            "--tags",
+            &tags.to_string(),
+        ])
         .arg("--ledger")
         .arg(&ledger))?;
     let mut verify = Command::new(loadgen_binary()?);

@@ -18,8 +18,8 @@ use super::judge::{Judge, Place};
 /// How long brokers may say nothing at all before reading is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Partitions read at one time. Each has a queue of up to 1 MiB.
-const AT_ONCE: usize = 256;
+/// Partitions read at one time. Each has a queue of up to 4 MiB.
+const AT_ONCE: usize = 64;
 
 /// Messages taken from one partition before the others have their turn.
 const MESSAGES_AT_ONCE: usize = 1000;
@@ -48,7 +48,8 @@ pub(crate) fn read(bootstrap: &str, topics: &Topics, judge: &mut Judge<'_>) -> a
             .set("enable.partition.eof", "true")
             .set("check.crcs", "true")
             .set("fetch.wait.max.ms", "20") // at a partition's end the broker answers late
-            .set("queued.max.messages.kbytes", "1024")
+            .set("queued.max.messages.kbytes", "4096")
+        .set("fetch.queue.backoff.ms", "10") // a full queue is empty again sooner than the second that is the default
             .create()?,
     );
     let metadata = consumer.fetch_metadata(None, SILENCE_MAX).context("brokers do not list their topics")?;
