@@ -49,7 +49,7 @@ pub(crate) fn read(bootstrap: &str, topics: &Topics, judge: &mut Judge<'_>) -> a
             .set("check.crcs", "true")
             .set("fetch.wait.max.ms", "20") // at a partition's end the broker answers late
             .set("queued.max.messages.kbytes", "4096")
-        .set("fetch.queue.backoff.ms", "10") // a full queue is empty again sooner than the second that is the default
+            .set("fetch.queue.backoff.ms", "10") // a full queue is soon empty again
             .create()?,
     );
     let metadata = consumer.fetch_metadata(None, SILENCE_MAX).context("brokers do not list their topics")?;
