@@ -41,7 +41,7 @@ fn standalone(dir: &Path, logs: &Path) -> Result<Node> {
             Ok(node)
         }
         Err(error) if format!("{error:?}").contains("cannot listen") => {
-            println!("a default port is in use here; others are chosen");
+            eprintln!("a default port is in use here; others are chosen");
             start(&["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
         }
         Err(error) => Err(error),
