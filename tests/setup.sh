@@ -37,6 +37,8 @@ if [ $build_only = no ]; then
   want util-linux mount unless "unshare --version && nsenter --version && setpriv --version && losetup --version && mount --version"
   want iproute2 nftables e2fsprogs unless "ip -V && nft --version && command -v mkfs.ext4"
   want valgrind unless "valgrind --version"
+  # The state of several controllers.
+  want etcd-server unless "etcd --version"
   want procps unless "pgrep --version"
   # For tests/fleet.
   want mmdebstrap systemd-container openssh-client iproute2 nftables e2fsprogs unless \

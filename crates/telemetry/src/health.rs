@@ -118,6 +118,20 @@ impl Health {
         !conditions.is_empty() && conditions.values().all(Result::is_ok)
     }
 
+    /// Why the node is not ready: every condition that does not hold, with its reason; none if it is.
+    #[must_use]
+    pub fn ailment(&self) -> Option<String> {
+        let conditions = self.0.conditions.lock();
+        if conditions.is_empty() {
+            return Some("it is still starting".to_owned());
+        }
+        let broken: Vec<String> = conditions
+            .iter()
+            .filter_map(|(name, state)| Some(format!("{name}: {}", state.as_ref().err()?)))
+            .collect();
+        (!broken.is_empty()).then(|| broken.join("; "))
+    }
+
     /// How long the node has been up.
     #[must_use]
     pub fn uptime(&self) -> Duration {

@@ -14,6 +14,7 @@ mod metric;
 pub mod names;
 mod server;
 mod tags;
+mod totals;
 
 pub use health::Health;
 pub use logging::{LogFormat, Logging, LoggingError};
@@ -21,3 +22,4 @@ pub use metric::{Entry, Handle, Kind, Metric, ShownCounter, ShownGauge};
 pub use metrics::{Counter, Gauge, Histogram, Unit};
 pub use server::{Page, Server, ServerError};
 pub use tags::{Direction, OTHER_TAG, TAGS_MAX_DEFAULT, TagCounter, TagTable};
+pub use totals::Totals;

@@ -132,6 +132,20 @@ catalogue! {
     Counter STORE_DEAD_LETTERS_TOTAL = "weir_store_dead_letters_total" in Count by []:
         "Events that the store refused for good; they are in the group's dead letter store, with the reason.";
 
+    // Controller.
+    Gauge CONTROLLER_AGENTS = "weir_controller_agents" in Count by []:
+        "Agents connected now; their nodes run on without us.";
+    Gauge CONTROLLER_LEADING = "weir_controller_leading" in Count by []:
+        "1 while this controller leads. The sum over all controllers should be 1.";
+    Counter CONTROLLER_REFUSALS_TOTAL = "weir_controller_refusals_total" in Count by []:
+        "Times an agent refused a revision; `weir rollout status` says who and why.";
+    Counter CONTROLLER_HANDSHAKES_FAILED_TOTAL = "weir_controller_handshakes_failed_total" in Count by []:
+        "Connections of agents that failed in the handshake, mostly over certificates.";
+    Counter CONTROLLER_REQUESTS_TOTAL = "weir_controller_requests_total" in Count by ["class"]:
+        "Requests to the API, by the class of the answer's status.";
+    Histogram CONTROLLER_REQUEST_SECONDS = "weir_controller_request_seconds" in Seconds by []:
+        "Time that the API took for a request; a stream of events counts until its first byte.";
+
     // Per tag, from the tag table.
     ShownCounter TAG_EVENTS_TOTAL = "weir_tag_events_total" in Count by ["tag", "direction"]:
         "Events by tag: taken in by an edge (in) or confirmed by a store (stored).";

@@ -8,6 +8,7 @@
 //! Left out on purpose: reading files (but for secrets, when they are asked for), resolving host names, and anything a store alone can judge, such as
 //! whether a Kafka property exists.
 
+mod controller;
 mod forward;
 mod model;
 mod node;
@@ -23,6 +24,7 @@ mod store;
 mod topology;
 mod trace;
 
+pub use controller::{ApiTls, ControllerConfig, EtcdConfig, StateConfig, is_controller, parse_controller};
 pub use forward::{
     Forward, ForwardClient, ForwardSecurity, ForwardSettings, ForwardTls, ForwardUser, LimitAction, ListenAt,
     Listener, Per, Rate, RateLimit,
@@ -32,7 +34,7 @@ pub use model::{
     ForwardStoreTls, Group, HdfsStore, KafkaKey, KafkaStore, Options, Overflow, PartLimits, Repeats, Route,
     SinkNode, Stage, StoreConfig, Topology,
 };
-pub use node::{Listen, Log, LogFormat, NodeConfig, Role, Tls, parse_node};
+pub use node::{ControllerAddress, Listen, Log, LogFormat, NodeConfig, Role, Tls, parse_node};
 pub use problem::{Problem, Severity};
 pub use revision::revision;
 pub use schema::{node_schema, topology_schema};

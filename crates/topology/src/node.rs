@@ -15,6 +15,8 @@ use crate::trace::table;
 const FORWARD: &str = "0.0.0.0:24224";
 /// Where metrics are served unless told otherwise: this machine alone, beside [`FORWARD`].
 const METRICS: &str = "127.0.0.1:24220";
+/// Where the last good revision is kept, in the data directory.
+const KEPT: &str = "topology.toml";
 
 type Required<T> = Spanned<Checked<T>>;
 type Optional<T> = Option<Required<T>>;
@@ -30,8 +32,11 @@ pub struct NodeConfig {
     pub rack: String,
     /// Everything that the node keeps is under this directory. As written; see [`NodeConfig::rebase`].
     pub data_dir: PathBuf,
-    /// The topology file. As written; see [`NodeConfig::rebase`].
+    /// The topology file. As written; see [`NodeConfig::rebase`]. With [`NodeConfig::controllers`] it is where the
+    /// last good revision is kept, in the data directory.
     pub topology: PathBuf,
+    /// Where the topology comes from, if not from a file of the operator's.
+    pub controllers: Vec<ControllerAddress>,
     /// Whether the topology and the certificates are looked at for changes; otherwise SIGHUP alone reads them again.
     pub watch: bool,
     /// Where it listens.
@@ -50,6 +55,15 @@ impl NodeConfig {
             *path = dir.join(&*path);
         }
     }
+}
+
+/// A controller of the fleet; one of them leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerAddress {
+    /// Its name, as in its certificate.
+    pub name: NodeId,
+    /// `host:port` where it takes agents.
+    pub address: String,
 }
 
 /// What a node does.
@@ -111,9 +125,16 @@ struct RawNode {
     role: Required<Role>,
     rack: Required<String>,
     data_dir: Required<PathBuf>,
-    topology: Required<PathBuf>,
+    topology: Optional<PathBuf>,
     #[serde(default)]
     watch: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawControllerAddress {
+    name: Required<NodeId>,
+    address: Required<Address<false>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -166,7 +187,9 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<NodeConfig> {
     let listen = reader.take_table(root, "listen");
     let tls = reader.take_table(root, "tls");
     let log = reader.take_table(root, "log");
-    let raw: Option<RawNode> = reader.block(root, &["listen", "tls", "log"]);
+    let controllers = reader.take_tables(root, "controller");
+    let controllers: Vec<_> = controllers.iter().filter_map(|block| controller(reader, block)).collect();
+    let raw: Option<RawNode> = reader.block(root, &["listen", "tls", "log", "controller"]);
     let tls = self::tls(reader, tls);
     let log = self::log(reader, log);
     let listen: Option<RawListen> =
@@ -178,7 +201,7 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<NodeConfig> {
     let role = reader.required(raw.role);
     let rack = reader.required(raw.rack);
     let data_dir = reader.required(raw.data_dir);
-    let topology = reader.required(raw.topology);
+    let topology = source(reader, raw.topology, data_dir.as_deref(), !controllers.is_empty());
     let listen = self::listen(reader, listen?, role?);
     Some(NodeConfig {
         name: name?,
@@ -186,11 +209,44 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<NodeConfig> {
         rack: rack?,
         data_dir: data_dir?,
         topology: topology?,
+        controllers,
         watch,
         listen,
         tls: tls?,
         log,
     })
+}
+
+fn controller(reader: &mut Reader<'_>, block: &Block<'_>) -> Option<ControllerAddress> {
+    let raw: RawControllerAddress = reader.block(block, &[])?;
+    let (name, address) = (reader.required(raw.name), reader.required(raw.address));
+    Some(ControllerAddress { name: name?, address: address?.0 })
+}
+
+/// The topology comes from a file or from a controller.
+fn source(
+    reader: &mut Reader<'_>,
+    file: Optional<PathBuf>,
+    data_dir: Option<&Path>,
+    controlled: bool,
+) -> Option<PathBuf> {
+    let hint = || Some("write topology = \"FILE\", or [[controller]] with name and address".to_owned());
+    match (file, controlled) {
+        (Some(file), true) => {
+            reader.error(
+                file.span(),
+                "the topology comes from a file or from a controller, not from both",
+                hint(),
+            );
+            None
+        }
+        (Some(file), false) => reader.required(file),
+        (None, true) => Some(data_dir?.join(KEPT)),
+        (None, false) => {
+            reader.error(0..0, "the node has no topology", hint());
+            None
+        }
+    }
 }
 
 fn listen(reader: &mut Reader<'_>, raw: RawListen, role: Role) -> Listen {
@@ -212,7 +268,7 @@ fn listen(reader: &mut Reader<'_>, raw: RawListen, role: Role) -> Listen {
     }
 }
 
-fn tls(reader: &mut Reader<'_>, block: Option<Block<'_>>) -> Option<Tls> {
+pub(crate) fn tls(reader: &mut Reader<'_>, block: Option<Block<'_>>) -> Option<Tls> {
     let Some(block) = block else {
         let hint = "write [tls] and below it ca, cert and key".to_owned();
         reader.error(0..0, "the node has no certificate", Some(hint));
@@ -223,7 +279,7 @@ fn tls(reader: &mut Reader<'_>, block: Option<Block<'_>>) -> Option<Tls> {
     Some(Tls { ca: ca?, cert: cert?, key: key? })
 }
 
-fn log(reader: &mut Reader<'_>, block: Option<Block<'_>>) -> Log {
+pub(crate) fn log(reader: &mut Reader<'_>, block: Option<Block<'_>>) -> Log {
     let raw: Option<RawLog> = block.and_then(|block| reader.block(&block, &[]));
     let (level, format) = raw.map_or((None, None), |raw| (raw.level, raw.format));
     Log { level: reader.value_or(level, "info".to_owned()), format: reader.value_or(format, LogFormat::Text) }

@@ -210,7 +210,7 @@ impl<'de, T: Value> Deserialize<'de> for Checked<T> {
     }
 }
 
-fn filled(text: &str) -> Result<&str, Wrong> {
+pub(crate) fn filled(text: &str) -> Result<&str, Wrong> {
     if text.trim().is_empty() { Err(("empty text".to_owned(), None)) } else { Ok(text) }
 }
 

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use weir_topology::{NodeConfig, Problem, Topology, parse_node, parse_topology};
+use weir_topology::{
+    ControllerConfig, NodeConfig, Problem, Topology, is_controller, parse_controller, parse_node,
+    parse_topology,
+};
 
 /// Reads a topology; its relative paths start at its own directory. Warnings go to standard error.
 pub(crate) fn topology(path: &Path) -> anyhow::Result<Topology> {
@@ -32,7 +35,15 @@ pub(crate) fn node(path: &Path) -> anyhow::Result<NodeConfig> {
     Ok(node)
 }
 
-/// Checks files of both kinds; all of them, whatever is wrong with the first.
+/// Reads the node file of a controller; its relative paths start at its own directory.
+pub(crate) fn controller(path: &Path) -> anyhow::Result<ControllerConfig> {
+    let mut config = parse_controller(&read(path)?, &path.display().to_string())
+        .map_err(|problems| anyhow::anyhow!("{}", worded(&problems)))?;
+    config.rebase(directory(path));
+    Ok(config)
+}
+
+/// Checks files of all kinds; all of them, whatever is wrong with the first.
 pub(crate) fn check(files: &[impl AsRef<Path>]) -> ExitCode {
     let mut sound = true;
     for file in files {
@@ -64,8 +75,12 @@ fn check_one(file: &Path) -> anyhow::Result<&'static str> {
         }
         return Ok("topology");
     }
+    if is_controller(&text) {
+        controller(file)?;
+        return Ok("controller");
+    }
     let config = node(file)?;
-    if config.topology.exists() {
+    if config.controllers.is_empty() && config.topology.exists() {
         let topology = topology(&config.topology)?;
         crate::node::place(&config, &topology)?;
     }

@@ -86,12 +86,21 @@ impl Node {
         }
     }
 
+    /// What its node file says.
+    pub(crate) async fn config(&self) -> NodeConfig {
+        self.config.lock().await.clone()
+    }
+
+    /// Why it cannot do its work, if it cannot.
+    pub(crate) fn ailment(&self) -> Option<String> {
+        self.health.ailment()
+    }
+
     /// Takes up a topology: all of it, or nothing. `file` is what problems call it; its relative paths start at the
     /// directory of that.
     ///
     /// # Errors
     /// Why it was refused. What ran runs on.
-    #[expect(dead_code, reason = "the agent of the controller hands topologies in; a file comes by `reload`")]
     pub(crate) async fn apply(&self, text: &str, file: &Path) -> Result<(), Refusal> {
         let config = self.config.lock().await;
         let outcome = self.take_up(text, file, &config).await;
@@ -234,7 +243,7 @@ impl Node {
         stays_the_same(before, &config).with_context(|| format!("{}", self.file.display()))?;
         Logging::check(&config.log.level).map_err(anyhow::Error::from)?;
         let identity = node::identity(&config)?;
-        let text = configuration::read(&config.topology)?;
+        let text = self.topology(&config)?;
         self.take_up(&text, &config.topology, &config).await?;
         // Neither can fail any more.
         match &*self.role.read().await {
@@ -244,6 +253,15 @@ impl Node {
         }
         self.logging.set_level(&config.log.level).map_err(anyhow::Error::from)?;
         Ok(config)
+    }
+
+    /// The text of the topology: from the file, or as the controller gave it last.
+    fn topology(&self, config: &NodeConfig) -> anyhow::Result<String> {
+        if config.controllers.is_empty() {
+            return configuration::read(&config.topology);
+        }
+        let kept = weir_agent::load(&config.topology)?;
+        Ok(kept.with_context(|| format!("{} is gone", config.topology.display()))?.text)
     }
 
     async fn take_up(&self, text: &str, file: &Path, config: &NodeConfig) -> Result<(), Refusal> {
@@ -298,6 +316,7 @@ fn stays_the_same(before: &NodeConfig, now: &NodeConfig) -> anyhow::Result<()> {
         ("role", before.role == now.role),
         ("rack", before.rack == now.rack),
         ("data_dir", before.data_dir == now.data_dir),
+        ("controller", before.controllers == now.controllers),
         ("listen", before.listen == now.listen),
         ("log.format", before.log.format == now.log.format),
     ];

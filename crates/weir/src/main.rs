@@ -7,11 +7,14 @@
 mod api;
 mod certificates;
 mod configuration;
+mod controlled;
+mod controller;
 mod data_dir;
 mod http;
 mod live;
 mod logs;
 mod node;
+mod rollout;
 mod standalone;
 mod status;
 mod systemd;
@@ -64,6 +67,21 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Runs a controller: it keeps revisions of the topology and rolls them out to the nodes.
+    #[command(after_help = "Example:\n  weir controller --config /etc/weir/controller.toml")]
+    Controller {
+        /// The node file of this controller.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Rolls a revision of the topology out to the fleet, through a controller.
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
+    /// Shows the fleet: each node, what it runs and how it does, through a controller.
+    #[command(
+        after_help = "Example:\n  weir fleet --controller https://ctl-1:24230 --token-file token --ca tls/ca.crt"
+    )]
+    Fleet(rollout::Access),
     /// Validates node and topology files: exit 0 or 1, each problem with file, line, column and a hint.
     #[command(after_help = "Example:\n  weir check topology/*.toml topology/local/*.toml")]
     Check {
@@ -121,6 +139,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Edge { config } => run_node(|sockets| node::edge(&config, sockets)),
         Command::Sink { config } => run_node(|_| node::sink(&config)),
+        Command::Controller { config } => runtime()?.block_on(controller::run(&config)),
+        Command::Rollout(command) => runtime()?.block_on(rollout::run(command)),
+        Command::Fleet(access) => runtime()?.block_on(rollout::status(&access)),
         Command::Check { files } => Ok(configuration::check(&files)),
         Command::Topology(command) => topology::run(command),
         Command::Status(args) => status::run(&args),

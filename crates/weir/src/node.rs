@@ -18,12 +18,15 @@ use weir_topology::{NodeConfig, Topology};
 use crate::api::Api;
 use crate::data_dir::DataDir;
 use crate::live::{Asked, Node, Role};
-use crate::{configuration, systemd};
+use crate::{configuration, controlled, systemd};
 
 const METRICS_DEFAULT: &str = "127.0.0.1:24220";
 
 /// Runs an edge until it is told to stop.
 pub(crate) async fn edge(file: &Path, sockets: Vec<TcpListener>) -> anyhow::Result<Ended> {
+    if !controlled::first(file).await? {
+        return Ok(Ended::Stopped);
+    }
     let Start { data_dir: _held, config, topology, identity, revision, logging } =
         read(file, weir_topology::Role::Edge)?;
     let health = Health::new("edge", config.name.clone(), env!("CARGO_PKG_VERSION"));
@@ -45,6 +48,9 @@ pub(crate) async fn edge(file: &Path, sockets: Vec<TcpListener>) -> anyhow::Resu
 
 /// Runs a sink until it is told to stop.
 pub(crate) async fn sink(file: &Path) -> anyhow::Result<Ended> {
+    if !controlled::first(file).await? {
+        return Ok(Ended::Stopped);
+    }
     let Start { data_dir: _held, config, topology, identity, revision, logging } =
         read(file, weir_topology::Role::Sink)?;
     let (group, node) = topology
@@ -77,7 +83,12 @@ pub(crate) enum Ended {
 async fn run(node: Node, pages: Server, api: &Api) -> anyhow::Result<Ended> {
     let node = Arc::new(node);
     api.serve(node.clone());
-    let ended = match node.serve().await? {
+    let following = controlled::follow(&node).await?;
+    let asked = node.serve().await;
+    if let Some(following) = following {
+        following.stop().await;
+    }
+    let ended = match asked? {
         Asked::ToStop => {
             systemd::stopping();
             node.stop().await;

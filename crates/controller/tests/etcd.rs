@@ -1,0 +1,191 @@
+//! The state in a real etcd of three members: the same promises, who leads, and what a dead member does.
+//!
+//! It takes Debian's `etcd-server` (tests/setup.sh); without an `etcd` to run, these tests say so and pass.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use weir_controller::state::{Change, Etcd, EtcdSettings, Standing, State, StateError, conformance};
+
+const LONG: Duration = Duration::from_secs(60);
+
+struct Member {
+    command: Vec<String>,
+    process: Option<Child>,
+}
+
+struct Cluster {
+    dir: tempfile::TempDir,
+    endpoints: Vec<String>,
+    members: Vec<Member>,
+}
+
+impl Cluster {
+    fn start() -> Option<Self> {
+        if Command::new("etcd").arg("--version").output().is_err() {
+            eprintln!("SKIPPED: there is no etcd here; tests/setup.sh installs it");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        // Held together, so that no two are the same, and let go just before etcd takes them.
+        let held: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let url = |n: usize| format!("http://{}", held[n].local_addr().unwrap());
+        let all: Vec<String> = (0..3).map(|n| format!("m{n}={}", url(n + 3))).collect();
+        let command = |n: usize| {
+            let flags = [
+                ("name", format!("m{n}")),
+                ("data-dir", dir.path().join(format!("m{n}")).display().to_string()),
+                ("listen-client-urls", url(n)),
+                ("advertise-client-urls", url(n)),
+                ("listen-peer-urls", url(n + 3)),
+                ("initial-advertise-peer-urls", url(n + 3)),
+                ("initial-cluster", all.join(",")),
+                ("initial-cluster-state", "new".to_owned()),
+                ("log-level", "error".to_owned()),
+                // The machine may be busy with other tests.
+                ("heartbeat-interval", "200".to_owned()),
+                ("election-timeout", "2000".to_owned()),
+            ];
+            flags.iter().flat_map(|(flag, value)| [format!("--{flag}"), value.clone()]).collect()
+        };
+        let members = (0..3).map(|n| Member { command: command(n), process: None }).collect();
+        let endpoints = (0..3).map(url).collect();
+        drop(held);
+        let mut cluster = Self { dir, endpoints, members };
+        (0..3).for_each(|n| cluster.run(n));
+        Some(cluster)
+    }
+
+    fn run(&mut self, member: usize) {
+        let log = std::fs::File::create(self.dir.path().join(format!("m{member}.log"))).unwrap();
+        let mut command = Command::new("etcd");
+        command.args(&self.members[member].command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.members[member].process = Some(command.spawn().unwrap());
+    }
+
+    fn kill(&mut self, member: usize) {
+        if let Some(mut process) = self.members[member].process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    fn settings(&self, api: &str) -> EtcdSettings {
+        let endpoints = self.endpoints.clone();
+        EtcdSettings { endpoints, prefix: "/weir-test".into(), tls: None, api: api.into() }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        (0..3).for_each(|n| self.kill(n));
+    }
+}
+
+async fn until_standing(state: &Etcd, wanted: impl Fn(&Standing) -> bool) -> Duration {
+    let began = Instant::now();
+    let mut standing = state.standing();
+    let met = tokio::time::timeout(LONG, standing.wait_for(|standing| wanted(standing))).await;
+    assert!(met.is_ok(), "still {:?}", state.standing().borrow());
+    began.elapsed()
+}
+
+fn leads(standing: &Standing) -> bool {
+    *standing == Standing::Leading
+}
+
+fn follows(api: &str) -> impl Fn(&Standing) -> bool {
+    move |standing| *standing == Standing::Following(Some(api.to_owned()))
+}
+
+/// Tries until the state can be reached; says how long that took.
+async fn put(state: &Etcd, key: &str, value: &str) -> Duration {
+    let began = Instant::now();
+    loop {
+        match state.commit(Change::new().put(key, value)).await {
+            Ok(()) => return began.elapsed(),
+            Err(StateError::Unavailable(why)) => {
+                assert!(began.elapsed() < LONG, "{why}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_members_one_killed() {
+    let Some(mut cluster) = Cluster::start() else { return };
+    let first = Etcd::start(cluster.settings("https://first")).unwrap();
+    until_standing(&first, leads).await;
+    conformance::run(&first).await;
+    conformance::run_reopened(&first).await;
+
+    // A second controller on the same state follows, and may look but not change.
+    let second = Etcd::start(cluster.settings("https://second")).unwrap();
+    until_standing(&second, follows("https://first")).await;
+    assert_eq!(second.get("a/1").await.unwrap().as_deref(), Some(b"one".as_slice()));
+    let refused = second.commit(Change::new().put("x", "y")).await;
+    assert!(matches!(refused, Err(StateError::NotLeading)), "{refused:?}");
+
+    // A member dies: changes go on, and the leader stays.
+    cluster.kill(0);
+    let gap = put(&first, "after", "a death").await;
+    eprintln!("changes went on {gap:?} after a member of etcd was killed");
+    assert_eq!(second.get("after").await.unwrap().as_deref(), Some(b"a death".as_slice()));
+    assert!(leads(&first.standing().borrow()));
+
+    // Two of three dead: nothing can be changed, and the leader knows that it leads no more.
+    cluster.kill(1);
+    until_standing(&first, |standing| !leads(standing)).await;
+    let refused = first.commit(Change::new().put("x", "y")).await;
+    assert!(matches!(refused, Err(StateError::NotLeading | StateError::Unavailable(_))), "{refused:?}");
+    cluster.run(1);
+    let mut standings = (first.standing(), second.standing());
+    let one_leads = async {
+        tokio::select! {
+            _ = standings.0.wait_for(leads) => &first,
+            _ = standings.1.wait_for(leads) => &second,
+        }
+    };
+    let leader = tokio::time::timeout(LONG, one_leads).await.expect("somebody leads again");
+    assert_eq!(leader.get("after").await.unwrap().as_deref(), Some(b"a death".as_slice()));
+    put(leader, "again", "all is well").await;
+
+    // A leader that goes in good order is followed at once.
+    let (name, other, leader) = if std::ptr::eq(leader, &first) {
+        ("https://second", second, first)
+    } else {
+        ("https://first", first, second)
+    };
+    leader.resign().await;
+    let took = until_standing(&other, leads).await;
+    eprintln!("{name} leads {took:?} after the leader resigned");
+    assert!(took < Duration::from_secs(4), "a watch is quicker than a lease: {took:?}");
+}
+
+#[test]
+fn a_dead_leader_is_followed_and_changes_nothing_any_more() {
+    let Some(cluster) = Cluster::start() else { return };
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (life, rest) = (runtime(), runtime());
+    let first = life.block_on(async { Etcd::start(cluster.settings("https://first")).unwrap() });
+    rest.block_on(until_standing(&first, leads));
+    let second = rest.block_on(async { Etcd::start(cluster.settings("https://second")).unwrap() });
+    rest.block_on(until_standing(&second, follows("https://first")));
+    // Its tasks stop dead: the lease is not renewed, and not given back.
+    life.shutdown_background();
+    let took = rest.block_on(until_standing(&second, leads));
+    eprintln!("followed {took:?} after the leader died");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    // It still believes that it leads. etcd knows better.
+    assert!(leads(&first.standing().borrow()));
+    let late = rest.block_on(first.commit(Change::new().put("late", "x")));
+    assert!(matches!(late, Err(StateError::NotLeading)), "{late:?}");
+    assert_eq!(rest.block_on(second.get("late")).unwrap(), None);
+    rest.block_on(put(&second, "in time", "x"));
+}
