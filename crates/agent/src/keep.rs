@@ -126,7 +126,7 @@ mod tests {
         let cases = [
             (good.replace("text", "tixt"), "hash"),
             (good.replace("revision 3", "revision x"), "last line is damaged"),
-            (good[..30].to_owned(), "last line is damaged"),
+            (good[..22].to_owned(), "last line is damaged"),
             ("text\n".to_owned(), "last line is missing"),
         ];
         for (damaged, said) in cases {

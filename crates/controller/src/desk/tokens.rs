@@ -1,6 +1,6 @@
 //! Tokens: made, revoked, and recognised.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -43,19 +43,29 @@ impl Desk {
                 "a token's name has 1 to {NAME_BYTES_MAX} bytes, all printable"
             )));
         }
+        let (token, text) = Token::create(name, role, Timestamp::now());
+        self.keep_token(&token, actor).await?;
+        Ok((token, text))
+    }
+
+    async fn keep_token(&self, token: &Token, actor: &str) -> Result<(), DeskError> {
         let mut books = self.books().await?;
         if self.tokens.read().len() >= TOKENS_MAX {
             return Err(DeskError::TokensFull);
         }
-        let (token, text) = Token::create(name, role, Timestamp::now());
         let key = token_key(&token.id);
-        let change = Change::new().absent(&key).put(&key, records::written(&token)?);
-        let subject = format!("token {} of {name}", token.id);
-        let act = Act { actor, action: "token.create", subject, detail: format!("{role:?}").to_lowercase() };
+        let change = Change::new().absent(&key).put(&key, records::written(token)?);
+        let subject = format!("token {} of {}", token.id, token.name);
+        let act = Act {
+            actor,
+            action: "token.create",
+            subject,
+            detail: format!("{:?}", token.role).to_lowercase(),
+        };
         self.commit(&mut books, change, act).await?;
         self.tokens.write().insert(token.id.clone(), token.clone());
-        self.events.tell("token.created", &token.id, name, token.created);
-        Ok((token, text))
+        self.events.tell("token.created", &token.id, token.name.as_str(), token.created);
+        Ok(())
     }
 
     /// Revokes a token, from now on.
@@ -86,27 +96,25 @@ impl Desk {
     /// # Errors
     /// [`DeskError::State`], also when the file cannot be written: then there is no token either.
     pub async fn first_token(&self, path: &Path) -> Result<bool, DeskError> {
-        drop(self.books().await?);
+        self.opened().await?;
         if self.tokens().iter().any(|token| token.role == Role::Admin) {
             return Ok(false);
         }
-        let (token, text) = self.create_token("first admin", Role::Admin, "controller").await?;
-        let write = || {
-            // A file that is there may be readable by others.
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            writeln!(file, "{text}")?;
-            file.sync_all()
-        };
-        if let Err(error) = write() {
-            // Nobody has it. It would be the last admin token, so it goes by the back door.
-            self.state.commit(Change::new().remove(token_key(&token.id))).await?;
-            self.tokens.write().remove(&token.id);
-            return Err(StateError::Disk(error).into());
-        }
+        let (token, text) = Token::create("first admin", Role::Admin, Timestamp::now());
+        // Written first: a token that is kept and that nobody has would lock everybody out.
+        write(path, &text).map_err(StateError::Disk)?;
+        self.keep_token(&token, "controller").await?;
         Ok(true)
     }
+}
+
+/// Writes a new file for its owner alone. One that is there may be readable by others: it goes.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{text}")?;
+    file.sync_all()
 }
