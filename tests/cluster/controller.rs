@@ -28,7 +28,8 @@ fn run(command: &mut Command) -> Result<Output> {
     command.output().with_context(|| format!("cannot run {command:?}"))
 }
 
-fn good(output: Output) -> Result<String> {
+fn good(output: Result<Output>) -> Result<String> {
+    let output = output?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     Ok(said)
@@ -40,10 +41,10 @@ impl Fleet {
         let [api, agents, f1, f2, l1, l2, l3] = ports::<7>()?;
         let directory = scratch.path().to_owned();
         let tls = scratch.dir("tls")?;
-        good(run(Command::new(weir_binary()?).args(["ca", "init"]).arg(&tls))?)?;
+        good(run(Command::new(weir_binary()?).args(["ca", "init"]).arg(&tls)))?;
         let mut issue = Command::new(weir_binary()?);
         issue.args(["ca", "issue"]).arg(&tls).args(NODES.map(|node| node.0)).arg("controller-1");
-        good(run(issue.args(["--san", "127.0.0.1"]))?)?;
+        good(run(issue.args(["--san", "127.0.0.1"])))?;
         let certificates = |name: &str| {
             format!("[tls]\nca = \"tls/ca.crt\"\ncert = \"tls/{name}.crt\"\nkey = \"tls/{name}.key\"\n")
         };
@@ -115,7 +116,7 @@ impl Fleet {
     }
 
     fn agents(&self) -> Result<Vec<Value>> {
-        let answer: Value = serde_json::from_str(&good(self.weir(&["fleet"])?)?)?;
+        let answer: Value = serde_json::from_str(&good(self.weir(&["fleet"]))?)?;
         Ok(answer["agents"].as_array().cloned().unwrap_or_default())
     }
 
@@ -185,7 +186,7 @@ impl Fleet {
         command.arg("verify").arg("--files").arg(self.directory.join("files"));
         command.args(["--wait", "120", "--stream-prefix", name, "--expect", &(RATE * seconds).to_string()]);
         command.arg("--ledger").arg(self.directory.join(format!("{name}.ledger")));
-        good(run(&mut command)?).map(drop)
+        good(run(&mut command)).map(drop)
     }
 }
 
@@ -196,7 +197,7 @@ fn a_fleet_is_changed_from_one_place_and_runs_on_without_it() {
         let mut fleet = Fleet::start(scratch)?;
         fleet.all_connected()?;
         // The first revision brings every node to work.
-        good(fleet.roll_out(&fleet.topology("quota = \"1GiB\"", "127.0.0.1:{l1}")?)?)?;
+        good(fleet.roll_out(&fleet.topology("quota = \"1GiB\"", "127.0.0.1:{l1}")?))?;
         for node in &mut fleet.nodes {
             node.wait_ready(LONG)?;
         }
@@ -239,7 +240,7 @@ fn a_fleet_is_changed_from_one_place_and_runs_on_without_it() {
         fleet.all_connected()?;
         ensure!(fleet.hashes()? == before, "a new controller changes nothing by itself");
         let mut load = fleet.load("after", 5)?;
-        good(fleet.roll_out(&fleet.topology("quota = \"4GiB\"", "127.0.0.1:{l1}")?)?)?;
+        good(fleet.roll_out(&fleet.topology("quota = \"4GiB\"", "127.0.0.1:{l1}")?))?;
         ensure!(load.wait_exit(LONG)?.success(), "the load failed: {}", load.said()?);
         fleet.verify("after", 5)?;
         ensure!(fleet.hashes()?.iter().all(|hash| *hash != before[0]), "a revision of the new one");

@@ -12,9 +12,12 @@ use super::EtcdTls;
 use crate::state::StateError;
 use crate::tls;
 
-/// How long one member may take for a call. With three members a dead one costs this once; the next call begins with
-/// the one that answered.
-const CALL_MAX: Duration = Duration::from_secs(2);
+/// How long one member may take for a call: the largest value on a busy disk takes seconds. A member that is frozen
+/// costs this once; the next call begins with the one that answered.
+const CALL_MAX: Duration = Duration::from_secs(10);
+
+/// The same for calls about leases, of which several must fit into one lease.
+const LEASE_CALL_MAX: Duration = Duration::from_millis(1500);
 
 /// Longest answer, in bytes: a page of the largest values would be longer, so pages of those are kept short.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -93,7 +96,8 @@ impl Gateway {
     }
 
     async fn post(&self, endpoint: &str, path: &str, request: &Value) -> reqwest::Result<Response> {
-        self.client.post(format!("{endpoint}/v3/{path}")).timeout(CALL_MAX).json(request).send().await
+        let longest = if path.starts_with("lease/") { LEASE_CALL_MAX } else { CALL_MAX };
+        self.client.post(format!("{endpoint}/v3/{path}")).timeout(longest).json(request).send().await
     }
 
     /// A call that answers again and again, one line each: the first line is waited for.
