@@ -207,6 +207,9 @@ impl World {
     }
 
     fn save_recent(&mut self, edge: usize) {
+        if self.plant == Plant::TrimBeforeSaved {
+            return;
+        }
         let state = &mut self.edges[edge];
         let Some(recent) = state.recent.as_mut().filter(|_| state.saving.is_none()) else { return };
         let records: Vec<Bytes> = recent.unsaved().iter().map(RecentRecord::encode).collect();

@@ -135,10 +135,15 @@ impl World {
                 let edges: Vec<_> =
                     self.edges.iter().map(|e| e.dispatcher.as_ref().map(Dispatcher::status)).collect();
                 let open: Vec<_> = (0..self.chunks.len()).filter(|&n| !self.is_settled(n)).collect();
+                let logs: Vec<_> = self
+                    .edges
+                    .iter()
+                    .map(|e| (e.synced, e.log.len(), e.dispatcher.as_ref().map(|d| d.done().clone())))
+                    .collect();
                 let sinks: Vec<_> =
                     self.sinks.iter().map(|s| s.collector.as_ref().map(|c| c.status())).collect();
                 return Err(format!(
-                    "{}: chunks {open:?} are not settled; {edges:?}; {sinks:?}",
+                    "{}: chunks {open:?} are not settled; {edges:?}; {sinks:?}; {logs:?}",
                     Rule::Liveness
                 ));
             }
