@@ -212,6 +212,8 @@ pub struct Dispatcher {
     waiting_count: usize,
     recovered: Recovered,
     promises: BTreeMap<PartId, Promise>,
+    // Batches that were taken from a sink, and in which session of it, for the sake of another's question.
+    taken_back: BTreeMap<Seq, (NodeId, Epoch)>,
     // When the live set last changed.
     unsettled: Duration,
     journaling: VecDeque<After>,
@@ -255,6 +257,7 @@ impl Dispatcher {
             waiting_count: 0,
             recovered,
             promises,
+            taken_back: BTreeMap::new(),
             unsettled: now,
             journaling: VecDeque::from([After::Nothing]),
             outputs: VecDeque::from([DispatcherOutput::Journal(JournalRecord::Started { times })]),
@@ -372,6 +375,7 @@ impl Dispatcher {
             _ => now,
         };
         state.link = Link::Down { since };
+        self.taken_back.retain(|_, (name, _)| name != sink);
         state.in_flight_bytes = 0;
         // Sent and not promised: the sink cannot commit these any more, so they are ours to give again.
         let back = std::mem::take(&mut state.in_flight);
@@ -498,6 +502,7 @@ impl Dispatcher {
         self.review_live();
         self.ask_others();
         self.let_go();
+        self.taken_back.retain(|seq, _| self.batches.contains_key(seq));
     }
 
     /// What to do next; call until it has nothing more to say, after each other call.
@@ -563,6 +568,13 @@ impl Dispatcher {
             let key = Some(name.clone());
             let Some(queue) = self.waiting.get_mut(&key) else { continue };
             let Some(&seq) = queue.first() else { continue };
+            if self.taken_back.get(&seq) == Some(&(name.clone(), session)) {
+                // It still holds what was taken back. Sent again in one session, that could cross with a refusal.
+                let sink = name.clone();
+                self.disconnected(&sink, None);
+                self.outputs.push_back(DispatcherOutput::HangUp { sink });
+                return self.outputs.pop_front();
+            }
             let Some(batch) = self.batches.get_mut(&seq) else { continue };
             // One batch may exceed the whole window: it goes alone.
             let fits = sink.sent_total + batch.bytes <= sink.window_total;

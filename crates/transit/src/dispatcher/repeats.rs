@@ -4,7 +4,7 @@
 
 use weir_model::{Epoch, Fingerprint, NodeId, PartId, Seq, SeqRanges};
 
-use super::{After, Dispatcher, Place};
+use super::{After, Dispatcher, Link, Place};
 use crate::frame::ToSink;
 use crate::journal::JournalRecord;
 
@@ -64,6 +64,9 @@ impl Dispatcher {
                 self.landed(&other, bytes);
                 if let Some(state) = self.sinks.get_mut(&other) {
                     state.in_flight.remove(&seq);
+                    if let Link::Up { session, .. } = state.link {
+                        self.taken_back.insert(seq, (other, session));
+                    }
                 }
                 self.wait_for(seq, Some(sink.clone()));
                 Word::Free

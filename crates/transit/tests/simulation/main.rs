@@ -57,6 +57,11 @@ fn one_seed() {
 }
 
 #[test]
+fn seed_4807_a_batch_taken_back_and_given_again_in_one_session_crosses_with_a_refusal() {
+    World::new(4807, Plant::Nothing).run().map(drop).unwrap();
+}
+
+#[test]
 fn the_same_seed_is_the_same_story() {
     let story = |seed| World::new(seed, Plant::Nothing).run().map(|world| world.covered.to_string());
     for seed in [0, 1, 77] {
