@@ -205,9 +205,8 @@ fn a_fleet_is_changed_from_one_place_and_runs_on_without_it() {
 
         let mut load = fleet.load("steady", SECONDS)?;
         good(
-            fleet.roll_out(
-                &fleet.topology("quota = \"2GiB\"\npart = { age = \"300ms\" }", "127.0.0.1:{l1}")?,
-            )?,
+            fleet
+                .roll_out(&fleet.topology("quota = \"2GiB\"\npart = { age = \"300ms\" }", "127.0.0.1:{l1}")?),
         )?;
         let before = fleet.hashes()?;
         ensure!(before.iter().all(|hash| *hash == before[0]), "{before:?}");
