@@ -27,13 +27,15 @@ pub(crate) struct Cluster {
     pub(crate) sinks: Vec<(Process, SocketAddr)>,
     pub(crate) links: [u16; 4],
     pub(crate) files: PathBuf,
+    /// A port for another listener.
+    pub(crate) beside: u16,
     forward: SocketAddr,
     directory: PathBuf,
 }
 
 impl Cluster {
     pub(crate) fn start(scratch: &Scratch) -> Result<Self> {
-        let [forward, l0, l1, l2, l3] = ports::<5>()?;
+        let [forward, beside, l0, l1, l2, l3] = ports::<6>()?;
         let tls = scratch.dir("tls")?;
         run(Command::new(weir_binary()?).args(["ca", "init"]).arg(&tls))?;
         run(Command::new(weir_binary()?).args(["ca", "issue"]).arg(&tls).arg(EDGE).args(SINKS.map(|s| s.0)))?;
@@ -58,7 +60,7 @@ impl Cluster {
         let sinks = SINKS.iter().map(|(name, _)| node(name, "sink", "")).collect::<Result<_>>()?;
         let edge = node(EDGE, "edge", &format!("forward = \"127.0.0.1:{forward}\""))?;
         let forward = SocketAddr::from(([127, 0, 0, 1], forward));
-        Ok(Self { edge, sinks, links, files, forward, directory: scratch.path().to_owned() })
+        Ok(Self { edge, sinks, links, files, beside, forward, directory: scratch.path().to_owned() })
     }
 
     pub(crate) fn forward(&self) -> SocketAddr {

@@ -20,11 +20,13 @@ impl Random {
         if names.is_empty() { vec!["edge-1"] } else { names }
     }
 
-    /// Another topology: groups come and go, sinks within a group too; weights, quotas, limits and routes change.
+    /// Another topology: groups come and go, sinks within a group and listeners too; weights, quotas, limits and routes
+    /// change.
     pub(crate) fn topology(&mut self, cluster: &Cluster) -> String {
         let mut text =
             "version = 1\n[cluster]\nname = \"live\"\n[[edge]]\nname = \"edge-1\"\nrack = \"r1\"\n"
                 .to_owned();
+        text += &self.listeners(cluster);
         let mut ids = vec!["a", "b", "c"];
         ids.retain(|_| self.0.random_bool(0.8));
         if ids.is_empty() {
@@ -59,6 +61,22 @@ impl Random {
             text += &format!("[[route]]\nmatch = \"{pattern}\"\ngroups = [\"{}\"]\n", self.pick(&ids));
         }
         text + &format!("[[route]]\nmatch = \"**\"\ngroups = [\"{}\"]\n", self.pick(&ids))
+    }
+
+    /// Listeners open and close beside the one that is in use, whose limits change.
+    fn listeners(&mut self, cluster: &Cluster) -> String {
+        let mut text = format!(
+            "[forward]\nmax_connections = {}\nidle_timeout = \"{}s\"\n[[forward.limit]]\nname = \"flood\"\nper = \"{}\"\nevents = {}\naction = \"slow\"\n",
+            self.0.random_range(1_000..100_000),
+            self.0.random_range(60..600),
+            self.pick(&["connection", "source", "listener"]),
+            self.0.random_range(100_000..1_000_000),
+        );
+        if self.0.random_bool(0.5) {
+            text += "[[listener]]\nname = \"forward\"\n";
+            text += &format!("[[listener]]\nname = \"beside\"\naddress = \"127.0.0.1:{}\"\n", cluster.beside);
+        }
+        text
     }
 
     fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
