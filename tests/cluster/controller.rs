@@ -191,7 +191,6 @@ impl Fleet {
 }
 
 #[test]
-#[ignore = "not yet part of the run; see tests/README.md"]
 fn a_fleet_is_changed_from_one_place_and_runs_on_without_it() {
     const SECONDS: u64 = 25;
     Scratch::run("controller", |scratch| {
