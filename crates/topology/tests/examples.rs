@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use weir_routing::Pattern;
-use weir_topology::{NodeConfig, Overflow, Problem, StoreConfig, Topology, parse_node, parse_topology};
+use weir_topology::{
+    NodeConfig, Overflow, Problem, StoreConfig, Topology, parse_controller, parse_node, parse_topology,
+};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../topology")
@@ -76,6 +78,8 @@ fn every_block_of_the_reference_parses() {
         if block.starts_with("# node file") {
             node(block, "README.md");
             nodes += 1;
+        } else if block.starts_with("# controller file") {
+            parse_controller(block, "README.md").unwrap_or_else(|e| panic!("{}", print(&e)));
         } else {
             topology(block, "README.md");
             topologies += 1;

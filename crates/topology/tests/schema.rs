@@ -70,8 +70,12 @@ fn every_example_is_taken() {
         judge(&topology, &read(&directory().join(file)), file).unwrap();
     }
     for entry in std::fs::read_dir(directory().join("local")).unwrap() {
-        judge(&node, &read(&entry.unwrap().path()), "node").unwrap();
-        seen += 1;
+        let path = entry.unwrap().path();
+        // The schemas are those of topologies and nodes.
+        if !path.ends_with("controller.toml") {
+            judge(&node, &read(&path), "node").unwrap();
+            seen += 1;
+        }
     }
     assert_eq!(seen, 7);
     let text = std::fs::read_to_string(directory().join("README.md")).unwrap();

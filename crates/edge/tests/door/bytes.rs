@@ -133,14 +133,16 @@ async fn a_sender_that_does_not_read_is_read() {
     let scene = Scene::start("").await;
     let mut sender = scene.tcp().await;
     // Half a kilobyte of acknowledgement each: far more than sockets and the queue hold.
-    let chunk = [b'c'; 500];
-    let one = [b"\x93\xa1t\x91\x92\x01\x80\x81\xa5chunk\xda\x01\xf4", &chunk[..]].concat();
-    let (block, count) = (one.repeat(500), 40 * 500);
-    for _ in 0..40 {
-        sender.send(&block).await;
+    let count = 40 * 500;
+    for block in 0..40 {
+        let chunks = (block * 500..(block + 1) * 500).map(|number| {
+            let chunk = format!("{number:0500}");
+            [b"\x93\xa1t\x91\x92\x01\x80\x81\xa5chunk\xda\x01\xf4", chunk.as_bytes()].concat()
+        });
+        sender.send(&chunks.collect::<Vec<_>>().concat()).await;
     }
     tokio::io::AsyncWriteExt::shutdown(&mut sender.0).await.unwrap();
-    let seen = sender.rest().await.len() / (chunk.len() + 8);
+    let seen = sender.rest().await.len() / (500 + 8);
     assert!(seen < count, "nobody holds {count} acknowledgements for it");
     let events: usize =
         stored(scene).await.iter().map(|(_, payload)| weir_forward::scan::entries(payload).count()).sum();

@@ -130,9 +130,12 @@ async fn what_is_not_stored_in_time_is_not_acknowledged() {
     let scene = Scene::with_group("quota = '64MiB'", "[forward]\nack_deadline = '1s'\n").await;
     let mut sender = scene.tcp().await;
     let body = vec![0; 1 << 20];
-    let large = [b"\x93\xa1t\x91\x92\x01\x81\xa1a\xc6\0\x10\0\0", &body[..], b"\x81\xa5chunk\xa11"].concat();
+    let mut large =
+        [b"\x93\xa1t\x91\x92\x01\x81\xa1a\xc6\0\x10\0\0", &body[..], b"\x81\xa5chunk\xa11"].concat();
     let mut acknowledged = 0;
     let began = loop {
+        // Another payload each time, or it would be taken for a sender's retry.
+        large[100] = acknowledged;
         let began = Instant::now();
         if tokio::io::AsyncWriteExt::write_all(&mut sender.0, &large).await.is_err() {
             break began;
