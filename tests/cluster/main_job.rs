@@ -276,6 +276,15 @@ fn promised(edge: &Node) -> Result<()> {
     })
 }
 
+/// Waits until a sink has the promises of a part that the store then keeps waiting: should the sink die, others must settle it.
+fn committing(sink: &Node) -> Result<()> {
+    until("a part to be committed", LONG, || -> Result<()> {
+        let parts = metric(sink.metrics, "weir_sink_committing_parts", &[])?;
+        ensure!(parts > 0.0, "{parts} parts are being committed");
+        Ok(())
+    })
+}
+
 /// Parts that sinks have settled for others, or for their own former lives.
 fn settled(sinks: &[Node]) -> Result<f64> {
     let outcomes = ["resolved_committed", "resolved_void", "resolved_partial"];
@@ -308,7 +317,7 @@ fn a_killed_sink_and_a_killed_edge_lose_and_double_nothing() {
 
             kafka.broker(0)?.freeze()?;
             let during = cluster.send(scratch, &format!("{name}b"), 50_000, 20)?;
-            promised(&cluster.edges[0])?;
+            committing(&cluster.sinks[0])?;
             cluster.sinks[0].process.kill_9()?;
             let after = cluster.send(scratch, &format!("{name}c"), 20_000, 20)?;
             kafka.broker(0)?.thaw()?;

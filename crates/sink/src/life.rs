@@ -282,6 +282,7 @@ impl Driver {
     fn report(&mut self, stage: &Stage) {
         let status = self.collector.status();
         names::SINK_EDGES.with([]).set(status.edges as f64);
+        names::SINK_COMMITTING_PARTS.with([]).set(status.committing as f64);
         names::SINK_RECENT_CHUNKS.with([]).set(status.recent_chunks as f64);
         names::SINK_REPEATED_BATCHES_TOTAL.with([]).increment(status.repeated - self.repeated);
         self.repeated = status.repeated;

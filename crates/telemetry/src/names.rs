@@ -115,6 +115,8 @@ catalogue! {
         "Chunks in the store that the sink remembers, to know them by when they come through another edge.";
     Counter SINK_REPEATED_BATCHES_TOTAL = "weir_sink_repeated_batches_total" in Count by []:
         "Batches that were not stored, as their chunks had come through another edge and are stored.";
+    Gauge SINK_COMMITTING_PARTS = "weir_sink_committing_parts" in Count by []:
+        "Parts that all their edges have promised and the store is committing; they are in doubt if the sink dies now.";
     Gauge STAGE_MEMORY_BYTES = "weir_stage_memory_bytes" in Bytes by []:
         "Bytes staged in memory until their part is committed.";
     Gauge STAGE_DISK_BYTES = "weir_stage_disk_bytes" in Bytes by []:

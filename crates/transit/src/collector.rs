@@ -187,6 +187,8 @@ pub struct CollectorStatus {
     pub bytes: u64,
     /// Parts being prepared or committed.
     pub parts: usize,
+    /// Those of them that the store is committing.
+    pub committing: usize,
     /// Chunks of the store that are remembered.
     pub recent_chunks: usize,
     /// Batches, since this life began, that came by another edge too and were not committed again.
@@ -546,9 +548,14 @@ impl Collector {
             batches: self.staged.len(),
             bytes: self.staged_bytes,
             parts: self.parts.len(),
+            committing: self.committing(),
             recent_chunks: self.twins.len(),
             repeated: self.repeated,
         }
+    }
+
+    fn committing(&self) -> usize {
+        self.parts.values().filter(|part| part.stage == Stage::Committing).count()
     }
 
     fn pass(&mut self, now: Duration) {
@@ -731,7 +738,7 @@ impl Collector {
 
     // With one part at a time they go in the order in which they were cut, so that a tag's order holds.
     fn start_commits(&mut self) {
-        let mut running = self.parts.values().filter(|part| part.stage == Stage::Committing).count();
+        let mut running = self.committing();
         for part in self.parts.values_mut() {
             if running >= self.config.parallel_parts {
                 return;
