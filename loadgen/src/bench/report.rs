@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Figures of one run of one subject, by name. The names say their units.
 pub(super) type Figures = BTreeMap<&'static str, f64>;
 
-/// What a subject's figures are called in ratios: this one is held against [`Report::YARDSTICK`].
+/// What a subject's figures are called in ratios: this one is held against [`CaseReport::YARDSTICK`].
 const RATIOS: [&str; 2] = ["events_per_second", "ack_p99_ms"];
 
 /// All runs of a bench.
