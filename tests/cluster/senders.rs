@@ -106,7 +106,6 @@ fn all_stored(files: &Path, stream: &str, count: u64, once: bool) -> Result<()> 
 }
 
 #[test]
-#[ignore = "never seen to pass yet; see tests/README.md"]
 fn tls_with_a_shared_key_and_a_user_to_far_and_by_way_of_near() {
     Scratch::run("secure-senders", |scratch| {
         let (site, files, far_port) = site(scratch)?;
@@ -160,7 +159,6 @@ fn tls_with_a_shared_key_and_a_user_to_far_and_by_way_of_near() {
 }
 
 #[test]
-#[ignore = "never seen to pass yet; see tests/README.md"]
 fn senders_outlive_kills_of_their_edge_and_lose_nothing_acknowledged() {
     Scratch::run("killed-under-senders", |scratch| {
         let (link, forward, files) = (port()?, port()?, scratch.dir("files")?);

@@ -137,7 +137,8 @@ impl Client {
         let status = process.wait_exit(timeout)?;
         let said = process.said()?;
         ensure!(status.success(), "{} failed ({status}):\n{said}", load.stream);
-        let sent = said.lines().find_map(|line| line.strip_prefix("sent "));
+        // What a library complains of may lack its end of line.
+        let sent = said.lines().rev().find_map(|line| line.rsplit_once("sent ")).map(|(_, number)| number);
         let sent: u64 = sent.context("the client did not say how many it sent")?.parse()?;
         ensure!(sent == load.count, "{} sent {sent} of {}", load.stream, load.count);
         Ok(())
