@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::hint::black_box;
+use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use weir_forward::{Event, Limits, Session};
 use weir_model::{BatchHeader, BatchId, Encoding, GroupId, Incarnation, LogId, MinuteTally, NodeId, Seq};
 use weir_routing::{Member, Ring, RouteCache, Router};
-use weir_shape::{Format, each_event};
+use weir_shape::{Codec, Format, each_event};
 use weir_spool::{Log, Options, OsDisk, Record};
 use weir_store::PartBatch;
 use weir_transit::BatchHead;
@@ -37,7 +38,7 @@ pub(crate) struct Part {
 }
 
 /// All parts.
-pub(crate) const ALL: [Part; 10] = [
+pub(crate) const ALL: [Part; 11] = [
     part("scan-packed", EVENTS, "event", 2.0, || scan(packed(), 1)),
     part("scan-forward", EVENTS, "event", 2.0, || scan(forward(), 1)),
     part("scan-messages", EVENTS, "event", 3.0, || scan(messages(), 1)),
@@ -47,6 +48,7 @@ pub(crate) const ALL: [Part; 10] = [
     part("route", 1000, "tag", 3.0, route),
     part("ring", 1000, "tag", 3.0, ring),
     part("format-json", EVENTS, "event", 2.0, format_json),
+    part("pack-zstd", EVENTS, "event", 3.0, pack_zstd),
     // Two endpoints and a kernel between them: acknowledgements do not always meet the same packets.
     part("link", 16, "batch", 5.0, crate::link::carry),
 ];
@@ -248,20 +250,38 @@ fn ring() -> anyhow::Result<Work> {
     }))
 }
 
-fn format_json() -> anyhow::Result<Work> {
+fn batch() -> anyhow::Result<PartBatch> {
     let log =
         LogId { edge: NodeId::new("edge-1")?, group: GroupId::new("files")?, incarnation: Incarnation(1) };
-    let batch = PartBatch {
+    Ok(PartBatch {
         id: BatchId { log: Arc::new(log), seq: Seq(0) },
         header: Arc::new(batch_header()),
         done: Vec::new(),
         payload: Arc::new(Bytes::from(entries())),
-    };
+    })
+}
+
+fn format_json() -> anyhow::Result<Work> {
+    let batch = batch()?;
     Ok(Box::new(move || {
         let visited = each_event(&batch, Format::Envelope, |event| {
             black_box(event.json);
             Ok::<_, Infallible>(())
         });
         assert!(visited.is_ok_and(|events| events == EVENTS as u64));
+    }))
+}
+
+fn pack_zstd() -> anyhow::Result<Work> {
+    let mut lines = Vec::new();
+    each_event(&batch()?, Format::Envelope, |event| {
+        lines.extend_from_slice(event.json);
+        lines.push(b'\n');
+        Ok::<_, Infallible>(())
+    })?;
+    Ok(Box::new(move || {
+        let mut writer = Codec::Zstd.writer(Vec::new());
+        let packed = writer.write_all(&lines).and_then(|()| writer.finish());
+        assert!(packed.is_ok_and(|packed| !black_box(packed).is_empty()));
     }))
 }

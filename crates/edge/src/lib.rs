@@ -98,7 +98,7 @@ pub enum StartError {
         group: GroupId,
         /// Why.
         #[source]
-        source: weir_transit::JournalRecordError,
+        source: weir_transit::RecordError,
     },
     /// The thread that opened a log died.
     #[error("opening the log of group {group} did not end: {reason}")]
@@ -115,7 +115,7 @@ pub enum StartError {
         group: GroupId,
         /// Why.
         #[source]
-        source: weir_transit::RecentRecordError,
+        source: weir_transit::RecordError,
     },
     /// The end of a group log does not read.
     #[error("the log of group {group} cannot be read")]

@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use weir_model::{BatchHeader, Fingerprint, GroupId, Seq, SeqRanges};
 use weir_spool::{GroupLog, Journal, JournalError, ReadError, Recovery};
 use weir_telemetry::names;
-use weir_transit::{Claim, Recent, RecentBounds, RecentRecord, RecentRecordError, Recovered};
+use weir_transit::{Claim, Recent, RecentBounds, RecentRecord, RecordError, Recovered};
 
 /// How often what is new is written beside the log. A start reads so much of the log again.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub(crate) struct Repeats {
 #[derive(Debug)]
 pub(crate) enum OpenFailed {
     Journal(weir_spool::OpenError),
-    Record(RecentRecordError),
+    Record(RecordError),
     Log(ReadError),
 }
 

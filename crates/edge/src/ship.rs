@@ -18,8 +18,8 @@ use weir_routing::Ring;
 use weir_spool::{GroupLog, Journal, Options, Reader, Stored};
 use weir_telemetry::{Health, names};
 use weir_transit::{
-    Dispatcher, DispatcherConfig, DispatcherOutput, DispatcherStatus, JournalRecord, JournalRecordError,
-    Placement, RecentBounds, RecentRecordError, Recovered, ToEdge,
+    Dispatcher, DispatcherConfig, DispatcherOutput, DispatcherStatus, JournalRecord, Placement, RecentBounds,
+    RecordError, Recovered, ToEdge,
 };
 
 use crate::StartError;
@@ -43,8 +43,8 @@ const RETRY: std::ops::Range<u64> = 100..600;
 #[derive(Debug)]
 pub(crate) enum OpenFailed {
     Log(weir_spool::OpenError),
-    Journal(JournalRecordError),
-    Recent(RecentRecordError),
+    Journal(RecordError),
+    Recent(RecordError),
     Read(weir_spool::ReadError),
 }
 

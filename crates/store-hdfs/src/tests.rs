@@ -369,21 +369,3 @@ async fn files_by_tag_and_hour_conform() {
 async fn files_without_partitions_conform() {
     conforms(&hdfs!(), "", Codec::None).await;
 }
-
-/// `WEIR_TEST_HDFS=… cargo test --release -p weir-store-hdfs latency -- --ignored --nocapture`
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn latency() {
-    let world = World::new(&hdfs!());
-    let store = world.begin("sink-1", 1).await;
-    let mut took = Vec::new();
-    for number in 0..50 {
-        let part = world.part("sink-1", 1, number);
-        let begun = std::time::Instant::now();
-        store.commit(&part).await.unwrap();
-        took.push(begun.elapsed());
-    }
-    took.sort();
-    eprintln!("a part of 4 small files: {:?} median, {:?} at 98 %", took[25], took[48]);
-    world.done().await;
-}

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use weir_model::{PartId, Seq, SeqRanges};
 
 use crate::Partition;
-
-/// First byte of each record.
-const VERSION: u8 = 1;
+use crate::record::{self, RecordError};
 
 /// One record. Replayed in order, they give [`Recovered`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,36 +63,19 @@ pub enum JournalRecord {
     },
 }
 
-/// Why bytes are not a journal record.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalRecordError {
-    /// Written by a program that this one does not know.
-    #[error("journal record version {0:?} is unknown; this program reads version {VERSION}")]
-    Version(Option<u8>),
-    /// The version is known and the rest does not decode.
-    #[error("journal record does not decode")]
-    Malformed(#[source] rmp_serde::decode::Error),
-}
-
 impl JournalRecord {
     /// The record as bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = vec![VERSION];
-        rmp_serde::encode::write(&mut out, self)
-            .expect("a record is plain data and a Vec never refuses a write");
-        out.into()
+        record::encode(self)
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
     ///
     /// # Errors
-    /// [`JournalRecordError`] when the version is unknown or the bytes are no record.
-    pub fn decode(bytes: &[u8]) -> Result<Self, JournalRecordError> {
-        match bytes.split_first() {
-            Some((&VERSION, rest)) => rmp_serde::from_slice(rest).map_err(JournalRecordError::Malformed),
-            other => Err(JournalRecordError::Version(other.map(|(&version, _)| version))),
-        }
+    /// [`RecordError`] when the version is unknown or the bytes are no record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        record::decode(bytes)
     }
 }
 
@@ -251,8 +232,8 @@ mod tests {
 
     #[test]
     fn strangers_are_refused() {
-        assert!(matches!(JournalRecord::decode(b""), Err(JournalRecordError::Version(None))));
-        assert!(matches!(JournalRecord::decode(b"\x09x"), Err(JournalRecordError::Version(Some(9)))));
-        assert!(matches!(JournalRecord::decode(b"\x01\xc1"), Err(JournalRecordError::Malformed(_))));
+        assert!(matches!(JournalRecord::decode(b""), Err(RecordError::Version(None))));
+        assert!(matches!(JournalRecord::decode(b"\x09x"), Err(RecordError::Version(Some(9)))));
+        assert!(matches!(JournalRecord::decode(b"\x01\xc1"), Err(RecordError::Malformed(_))));
     }
 }

@@ -23,6 +23,7 @@ mod dispatcher;
 mod frame;
 mod journal;
 mod recent;
+mod record;
 mod twins;
 
 pub use collector::{
@@ -32,8 +33,9 @@ pub use dispatcher::{
     Dispatcher, DispatcherConfig, DispatcherOutput, DispatcherStatus, Placement, SinkStatus,
 };
 pub use frame::{BatchHead, FrameError, Resolution, ToEdge, ToSink, WIRE_VERSION};
-pub use journal::{JournalRecord, JournalRecordError, Recovered};
-pub use recent::{Claim, Recent, RecentBounds, RecentRecord, RecentRecordError};
+pub use journal::{JournalRecord, Recovered};
+pub use recent::{Claim, Recent, RecentBounds, RecentRecord};
+pub use record::RecordError;
 
 /// A place within a store that a batch's events fall into; named by the store, opaque here.
 pub type Partition = std::sync::Arc<str>;

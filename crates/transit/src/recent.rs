@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use weir_model::{Fingerprint, Incarnation, Seq, SeqRanges};
 
-/// First byte of each record.
-const VERSION: u8 = 1;
+use crate::record::{self, RecordError};
+
 /// Bytes of one chunk in a record: fingerprint 16, seq 8, seconds since 1970 4, little-endian.
 const CHUNK_BYTES: usize = 28;
 
@@ -61,36 +61,19 @@ pub enum RecentRecord {
     Dropped(SeqRanges),
 }
 
-/// Why bytes are not a record of recent chunks.
-#[derive(Debug, thiserror::Error)]
-pub enum RecentRecordError {
-    /// Written by a program that this one does not know.
-    #[error("version {0:?} of a record of recent chunks is unknown; this program reads version {VERSION}")]
-    Version(Option<u8>),
-    /// The version is known and the rest does not decode.
-    #[error("a record of recent chunks does not decode")]
-    Malformed(#[source] rmp_serde::decode::Error),
-}
-
 impl RecentRecord {
     /// The record as bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut out = vec![VERSION];
-        rmp_serde::encode::write(&mut out, self)
-            .expect("a record is plain data and a Vec never refuses a write");
-        out.into()
+        record::encode(self)
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
     ///
     /// # Errors
-    /// [`RecentRecordError`] when the version is unknown or the bytes are no record.
-    pub fn decode(bytes: &[u8]) -> Result<Self, RecentRecordError> {
-        match bytes.split_first() {
-            Some((&VERSION, rest)) => rmp_serde::from_slice(rest).map_err(RecentRecordError::Malformed),
-            other => Err(RecentRecordError::Version(other.map(|(&version, _)| version))),
-        }
+    /// [`RecordError`] when the version is unknown or the bytes are no record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        record::decode(bytes)
     }
 }
 
@@ -442,7 +425,7 @@ mod tests {
             "0181a24f669200010181a653746f7265649291920304c41c\
              01000000000000000200000000000000030000000000000004000000"
         );
-        assert!(matches!(RecentRecord::decode(b"\x02"), Err(RecentRecordError::Version(Some(2)))));
-        assert!(matches!(RecentRecord::decode(b"\x01\xc1"), Err(RecentRecordError::Malformed(_))));
+        assert!(matches!(RecentRecord::decode(b"\x02"), Err(RecordError::Version(Some(2)))));
+        assert!(matches!(RecentRecord::decode(b"\x01\xc1"), Err(RecordError::Malformed(_))));
     }
 }

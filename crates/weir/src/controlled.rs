@@ -98,7 +98,7 @@ fn agent(config: &NodeConfig, adopt: Arc<dyn Adopt>, applied: Option<Revision>) 
             .collect(),
     };
     let link = Settings { dial_sockets: 1, socket_buffer: 256 << 10, ..Settings::default() };
-    let dialer = Arc::new(Dialer::new(&node::identity(config)?, link)?);
+    let dialer = Arc::new(Dialer::new(&node::identity(&config.name, &config.tls)?, link)?);
     Ok(Agent::new(settings, dialer, adopt, applied))
 }
 

@@ -50,7 +50,7 @@ pub(crate) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
         api: TcpListener::bind(api).await.with_context(|| format!("cannot listen on {api} for the API"))?,
         tls,
         agents: address(&config.agents).await?,
-        identity: identity(&config)?,
+        identity: node::identity(&config.name, &config.tls)?,
         link: Settings::default(),
         token_file: config.data_dir.join(TOKEN_FILE),
     };
@@ -88,19 +88,6 @@ fn judge(topology: &Topology) -> Result<(), String> {
     Ok(())
 }
 
-fn identity(config: &ControllerConfig) -> anyhow::Result<Identity> {
-    let identity = Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
-    if *identity.name() != config.name {
-        bail!(
-            "{} is the certificate of {}, and this controller is {}; issue one with `weir ca issue`",
-            config.tls.cert.display(),
-            identity.name(),
-            config.name
-        );
-    }
-    Ok(identity)
-}
-
 /// Returns when the process is asked to stop; reloads certificates at SIGHUP.
 async fn stopped(config: &ControllerConfig, controller: &Controller) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -111,7 +98,7 @@ async fn stopped(config: &ControllerConfig, controller: &Controller) -> anyhow::
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => {
-                let reloaded = identity(config).and_then(|identity| Ok(controller.reload(&identity)?));
+                let reloaded = node::identity(&config.name, &config.tls).and_then(|identity| Ok(controller.reload(&identity)?));
                 match reloaded {
                     Ok(()) => tracing::info!("certificates are read again, for connections from now on"),
                     Err(error) => tracing::error!("the old certificates stay: {error:#}"),

@@ -242,7 +242,7 @@ impl Node {
         let config = configuration::node(&self.file)?;
         stays_the_same(before, &config).with_context(|| format!("{}", self.file.display()))?;
         Logging::check(&config.log.level).map_err(anyhow::Error::from)?;
-        let identity = node::identity(&config)?;
+        let identity = node::identity(&config.name, &config.tls)?;
         let text = self.topology(&config)?;
         self.take_up(&text, &config.topology, &config).await?;
         // Neither can fail any more.

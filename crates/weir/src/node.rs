@@ -171,7 +171,7 @@ fn read(path: &Path, role: weir_topology::Role) -> anyhow::Result<Start> {
         weir_topology::LogFormat::Json => LogFormat::Json,
     };
     let logging = Logging::init(&config.log.level, format)?;
-    let identity = identity(&config)?;
+    let identity = identity(&config.name, &config.tls)?;
     if let Some((group, _)) = topology.group_of_sink(&config.name) {
         weir_sink::open_backend(group)?;
     }
@@ -180,15 +180,14 @@ fn read(path: &Path, role: weir_topology::Role) -> anyhow::Result<Start> {
     Ok(Start { data_dir, config, topology, identity, revision: weir_topology::revision(&text), logging })
 }
 
-/// Loads the certificate of this node.
-pub(crate) fn identity(config: &NodeConfig) -> anyhow::Result<Identity> {
-    let identity = Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
-    if *identity.name() != config.name {
+/// Loads the certificate of the node of that name.
+pub(crate) fn identity(name: &NodeId, tls: &weir_topology::Tls) -> anyhow::Result<Identity> {
+    let identity = Identity::load(&tls.ca, &tls.cert, &tls.key)?;
+    if identity.name() != name {
         bail!(
-            "{} is the certificate of {}, and this node is {}; issue one with `weir ca issue`",
-            config.tls.cert.display(),
-            identity.name(),
-            config.name
+            "{} is the certificate of {}, and this node is {name}; issue one with `weir ca issue`",
+            tls.cert.display(),
+            identity.name()
         );
     }
     Ok(identity)

@@ -125,3 +125,37 @@ fn compile(security: &ForwardSecurity, node: &NodeId) -> Result<Arc<Security>, S
 fn size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use weir_link::ca::Authority;
+    use weir_topology::parse_topology;
+
+    use super::*;
+
+    #[test]
+    fn changed_certificates_are_read_anew_and_wrong_ones_are_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = NodeId::new("edge-1").unwrap();
+        let issued = Authority::create(dir.path()).unwrap().issue(&node, &[], 1).unwrap();
+        let text = format!(
+            "version = 1\ncluster.name = 'c'\nedge = [{{ name = 'edge-1', rack = 'r' }}]\n\
+             route = [{{ match = '**', groups = ['g'] }}]\n\
+             forward.tls = {{ cert = '{}', key = '{}' }}\n\
+             [[group]]\nid = 'g'\nsink = [{{ name = 's', rack = 'r', address = 'h:1' }}]\n\
+             store = {{ kind = 'file', path = 'out' }}\n",
+            issued.cert.display(),
+            issued.key.display()
+        );
+        let (topology, _) = parse_topology(&text, "topology.toml").unwrap();
+        let listener = &topology.forward.listeners[0];
+        let settings = Settings::new(&listener.name, &listener.settings, &node, None).unwrap();
+        assert!(settings.with_new_certificates().is_none(), "nothing has changed");
+
+        let good = std::fs::read(&issued.cert).unwrap();
+        std::fs::write(&issued.cert, "nothing").unwrap();
+        assert!(matches!(settings.with_new_certificates(), Some(Err(TlsError::File { .. }))));
+        std::fs::write(&issued.cert, [&good[..], b"\n"].concat()).unwrap();
+        assert!(matches!(settings.with_new_certificates(), Some(Ok(_))));
+    }
+}
