@@ -182,20 +182,24 @@ impl Groups {
     }
 
     fn begin(&mut self, id: &GroupId, note: LogNote, rules: Rules, opened: Opened) {
-        let (log, repeats) = (opened.log.clone(), opened.repeats.clone());
+        let Opened { log, journal, recovered, repeats, recent } = opened;
         write(&note, &self.dir(id));
         self.detached.remove(id.as_str());
-        let shipper = Shipper::start(ShipperParts {
+        let parts = ShipperParts {
             edge: self.shared.edge.clone(),
             rack: self.shared.rack.clone(),
             group: id.clone(),
             note: note.clone(),
-            opened,
+            log: log.clone(),
+            journal,
+            recovered,
+            repeats: repeats.clone(),
             recall_for: rules.recall_for,
             dialer: self.shared.dialer.clone(),
             health: self.shared.health.clone(),
             failure: self.shared.failure.clone(),
-        });
+        };
+        let shipper = Shipper::start(parts, recent);
         let Rules { overflow, ack, .. } = rules;
         let in_use = Arc::new(());
         self.running.insert(id.clone(), Running { note, overflow, ack, log, repeats, shipper, in_use });

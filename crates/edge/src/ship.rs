@@ -159,7 +159,10 @@ pub(crate) struct ShipperParts {
     pub(crate) rack: String,
     pub(crate) group: GroupId,
     pub(crate) note: LogNote,
-    pub(crate) opened: Opened,
+    pub(crate) log: GroupLog,
+    pub(crate) journal: Journal,
+    pub(crate) recovered: Recovered,
+    pub(crate) repeats: Arc<Repeats>,
     /// How long after a change of the live sinks chunks are looked for at other edges.
     pub(crate) recall_for: Duration,
     pub(crate) dialer: Arc<Dialer>,
@@ -180,30 +183,15 @@ pub(crate) struct Shipper {
 }
 
 impl Shipper {
-    pub(crate) fn start(parts: ShipperParts) -> Self {
+    /// `recent` is where the chunks of trimmed batches are kept.
+    pub(crate) fn start(parts: ShipperParts, recent: Journal) -> Self {
         let stop = CancellationToken::new();
         let (empty_tx, empty) = watch::channel(None);
         let (status_tx, status) = watch::channel(None);
         let (sinks, adopted) = watch::channel(parts.note.clone());
         let (inbox, inputs) = mpsc::channel(1024);
-        let ShipperParts { edge, rack, group, note, opened, recall_for, dialer, health, failure } = parts;
-        let Opened { log, journal, recovered, repeats, recent } = opened;
-        let saving = repeats::keep_saved(group.clone(), repeats.clone(), recent, stop.clone());
+        let saving = repeats::keep_saved(parts.group.clone(), parts.repeats.clone(), recent, stop.clone());
         let saver = tokio::spawn(saving);
-        let parts = DriverParts {
-            edge,
-            rack,
-            group,
-            note,
-            log,
-            journal,
-            recovered,
-            repeats,
-            recall_for,
-            dialer,
-            health,
-            failure,
-        };
         let (inbox_, stop_) = (inbox.clone(), stop.clone());
         let driver = tokio::spawn(drive(parts, (inbox_, inputs), adopted, stop_, empty_tx, status_tx));
         Self { stop, driver, saver, inbox, sinks, empty, status }
@@ -240,21 +228,6 @@ impl Shipper {
         let _ = self.driver.await;
         let _ = self.saver.await;
     }
-}
-
-struct DriverParts {
-    edge: NodeId,
-    rack: String,
-    group: GroupId,
-    note: LogNote,
-    log: GroupLog,
-    journal: Journal,
-    recovered: Recovered,
-    repeats: Arc<Repeats>,
-    recall_for: Duration,
-    dialer: Arc<Dialer>,
-    health: Health,
-    failure: Failure,
 }
 
 /// What a group's condition is called in the node's health.
@@ -308,14 +281,14 @@ struct Dial {
 }
 
 async fn drive(
-    parts: DriverParts,
+    parts: ShipperParts,
     (inbox, mut inputs): (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     mut adopted: watch::Receiver<LogNote>,
     stop: CancellationToken,
     empty: watch::Sender<Option<Seq>>,
     status: watch::Sender<Option<DispatcherStatus>>,
 ) {
-    let DriverParts {
+    let ShipperParts {
         edge,
         rack,
         group,
