@@ -333,6 +333,11 @@ impl Connection {
         }
     }
 
+    /// Never acknowledge later than this after a batch came (R42).
+    pub(crate) fn ack_deadline(&self) -> Duration {
+        self.settings.config.ack_deadline
+    }
+
     /// Queues an acknowledgement.
     pub(crate) fn acknowledge(&mut self, ack: &Bytes) {
         if ack.is_empty() {
@@ -494,7 +499,7 @@ impl Connection {
 
     /// Stores and acknowledges whatever was complete, and says goodbye.
     async fn finish(mut self, end: &End) {
-        let deadline = Instant::now() + self.settings.config.ack_deadline;
+        let deadline = Instant::now() + self.ack_deadline();
         while !self.pending.is_empty() {
             let next = std::future::poll_fn(|cx| {
                 self.acks.poll_write(&mut self.stream, cx);

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use weir_forward::{Batch, Event, Skips};
 use weir_telemetry::{TagCounter, TagTable, names};
@@ -70,8 +71,9 @@ impl Connection {
         }
         self.unsynced += bytes;
         let arrived = Arrived::new(header, payload);
+        let deadline = Instant::now() + self.ack_deadline();
         let mut future: Pending = Box::pin(async move {
-            let outcome = store::everywhere(&targets, arrived).await;
+            let outcome = store::everywhere(&targets, arrived, deadline).await;
             Stored { bytes, ack, outcome }
         });
         // Polled once here, so that batches enter the logs in the order in which they came.

@@ -20,9 +20,6 @@ use weir_transit::Claim;
 use crate::repeats::Repeats;
 use crate::ship::Input;
 
-/// A batch that cannot be stored, or not committed where that was asked for, for so long ends its connection:
-/// never acknowledge late (R42).
-const ACK_DEADLINE: Duration = Duration::from_secs(60);
 /// How often a batch that found its log full tries again.
 const FULL_RETRY: Duration = Duration::from_millis(50);
 /// Bounds the memory for cutting a pack of single events, in bytes; packs are far smaller.
@@ -39,7 +36,7 @@ pub(crate) enum NotStored {
         source: AppendError,
     },
     /// It waited for the same chunk on another connection, or for its commit.
-    #[error("group {group} did not have it within {} s", ACK_DEADLINE.as_secs())]
+    #[error("group {group} did not have it in time")]
     Late { group: GroupId },
     /// It was dropped from the log before it was committed.
     #[error("it was dropped from the log of group {group} before a store had it")]
@@ -139,9 +136,13 @@ pub(crate) fn of_route(groups: &[GroupId], all: &[Arc<Target>]) -> Arc<[RouteTar
     groups.iter().filter_map(find).map(with_divert).collect()
 }
 
-/// Stores a batch in every group of its route. Returns when it is as safe in each as the group asks.
-pub(crate) async fn everywhere(targets: &[RouteTarget], batch: Arrived) -> Result<(), NotStored> {
-    let deadline = Instant::now() + ACK_DEADLINE;
+/// Stores a batch in every group of its route. Returns when it is as safe in each as the group asks; what is not by
+/// the deadline is not acknowledged any more (R42).
+pub(crate) async fn everywhere(
+    targets: &[RouteTarget],
+    batch: Arrived,
+    deadline: Instant,
+) -> Result<(), NotStored> {
     let stores = targets.iter().map(|to| store(&to.target, to.divert.as_deref(), batch.clone(), deadline));
     // Each is carried to its end, whatever becomes of the others.
     let outcomes = join_all(stores).await;
@@ -294,8 +295,7 @@ async fn wait_for_room(target: &Target, batch: &Arrived, deadline: Instant) -> R
 }
 
 async fn try_append(target: &Target, batch: &Arrived) -> Result<Seq, AppendError> {
-    let seq = target.log.append(batch.encoded.clone(), batch.payload.clone()).await?;
-    Ok(seq)
+    target.log.append(batch.encoded.clone(), batch.payload.clone()).await
 }
 
 fn is_full(error: &AppendError) -> bool {

@@ -13,7 +13,7 @@ use weir_model::{Incarnation, Seq};
 
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{FILE_HEADER_BYTES, FileHeader, Salt, Seal, SparseIndex, TRAILER_BYTES};
-use crate::recent::Recent;
+use crate::unread::Unread;
 use crate::walk::read_around;
 
 /// How much one log holds.
@@ -59,7 +59,7 @@ pub(crate) struct Catalog<D> {
     pub(crate) dir: PathBuf,
     pub(crate) incarnation: Incarnation,
     /// For the one reader that follows the log.
-    pub(crate) recent: Mutex<Recent>,
+    pub(crate) unread: Mutex<Unread>,
     segments: Mutex<Segments>,
 }
 
@@ -73,7 +73,7 @@ struct Segments {
 impl<D: Disk> Catalog<D> {
     pub(crate) fn new(disk: Arc<D>, dir: PathBuf, incarnation: Incarnation, next: u64) -> Self {
         let segments = Segments { next, ..Segments::default() };
-        Self { disk, dir, incarnation, recent: Mutex::default(), segments: Mutex::new(segments) }
+        Self { disk, dir, incarnation, unread: Mutex::default(), segments: Mutex::new(segments) }
     }
 
     pub(crate) fn path(&self, first: u64) -> PathBuf {

@@ -286,10 +286,10 @@ fn commit_group<D: Disk>(log: &mut Log<D>, group: Vec<Waiting>, durable: &watch:
 
 /// Keeps what has just become durable for the reader, if that one keeps up.
 fn remember<D: Disk>(catalog: &Catalog<D>, records: Vec<Record>, first: u64, time_ns: u64) {
-    let mut recent = catalog.recent.lock();
-    if recent.is_keeping() {
+    let mut unread = catalog.unread.lock();
+    if unread.is_keeping() {
         for (Record { header, payload, .. }, seq) in records.into_iter().zip(first..) {
-            recent.add(Stored { seq: Seq(seq), time_ns, header, payload });
+            unread.add(Stored { seq: Seq(seq), time_ns, header, payload });
         }
     }
 }

@@ -23,12 +23,12 @@ mod journal;
 mod log;
 mod open;
 mod reader;
-mod recent;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod unread;
 mod walk;
 
 pub use catalog::Depth;

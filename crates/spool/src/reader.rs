@@ -91,7 +91,7 @@ impl<D: Disk> Reader<D> {
     /// [`ReadError`]; the position stays, so that a further call tries again.
     pub fn read(&mut self, bytes_max: usize) -> Result<Vec<Stored>, ReadError> {
         if self.follows {
-            let records = self.read_recent(bytes_max);
+            let records = self.read_unread(bytes_max);
             if !records.is_empty() {
                 return Ok(records);
             }
@@ -100,10 +100,10 @@ impl<D: Disk> Reader<D> {
     }
 
     /// What is next, if it is still in memory.
-    fn read_recent(&mut self, bytes_max: usize) -> Vec<Stored> {
+    fn read_unread(&mut self, bytes_max: usize) -> Vec<Stored> {
         let mut records = Vec::new();
-        let mut recent = self.catalog.recent.lock();
-        recent.take(self.next, bytes_max, &mut records);
+        let mut unread = self.catalog.unread.lock();
+        unread.take(self.next, bytes_max, &mut records);
         match records.last() {
             Some(last) => {
                 self.next = last.seq.0 + 1;
@@ -111,7 +111,7 @@ impl<D: Disk> Reader<D> {
                 self.open = None;
             }
             // Records are added under this lock once they are durable, so none falls between.
-            None if self.next >= self.catalog.next() => recent.caught_up(),
+            None if self.next >= self.catalog.next() => unread.caught_up(),
             None => {}
         }
         records

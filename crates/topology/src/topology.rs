@@ -21,9 +21,6 @@ use crate::service::split;
 use crate::size::ByteSize;
 use crate::store::{part_limits, shown, store};
 
-/// An edge closes a connection rather than acknowledge later than this.
-const ACK_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
-
 type Required<T> = Spanned<Checked<T>>;
 type Optional<T> = Option<Required<T>>;
 
@@ -137,10 +134,13 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
         ids: Names::new("group"),
         addresses: BTreeMap::new(),
         known: groups.iter().filter_map(id).collect(),
+        ack_deadline: None,
     };
     let edges: Vec<EdgeNode> = edges.iter().filter_map(|block| edge(reader, block, &mut seen)).collect();
     let names: Vec<String> = edges.iter().map(|edge| edge.name.to_string()).collect();
     let forward = read_forward(reader, forward, listeners, &names);
+    let deadlines = forward.iter().flat_map(|forward| &forward.listeners);
+    seen.ack_deadline = deadlines.map(|listener| listener.settings.ack_deadline).min();
     let places: Vec<Range<usize>> = groups.iter().map(Spanned::span).collect();
     let groups: Vec<Option<Group>> =
         groups.into_iter().map(|block| group(reader, block, &mut seen)).collect();
@@ -246,10 +246,13 @@ fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Opti
     };
     let store = store(reader, store_block, &id)?;
     let part = self::part(reader, part, &store);
-    if let Some(place) = ack_place.filter(|_| ack == Ack::Store && part.age >= ACK_DEADLINE) {
-        let (age, most) = (part.age.as_secs(), ACK_DEADLINE.as_secs());
+    // Of what a part waits for, a sender that waits for the part would never hear.
+    let too_late = seen.ack_deadline.filter(|most| ack == Ack::Store && part.age >= *most);
+    if let Some((place, most)) = ack_place.zip(too_late) {
+        let (age, most) = (part.age.as_secs(), most.as_secs());
         let message = format!("a part is closed after {age} s, and no sender is told later than {most} s");
-        reader.error(place, message, Some("set the group's part.age to a few seconds".to_owned()));
+        let hint = "set the group's part.age to a few seconds, or `ack_deadline` of [forward] higher";
+        reader.error(place, message, Some(hint.to_owned()));
     }
     Some(Group { id, quota, overflow, ack, affinity, sinks, stage, repeats, part, store })
 }
@@ -356,6 +359,8 @@ struct Seen {
     addresses: BTreeMap<String, usize>,
     /// The ids of all groups of the file, those that come later too.
     known: Vec<String>,
+    /// The shortest of all listeners.
+    ack_deadline: Option<std::time::Duration>,
 }
 
 /// Names of one kind that were seen, and the line of each.

@@ -216,3 +216,26 @@ fn what_a_file_says_of_acknowledging_and_repeats() {
         assert!(problems.iter().any(|p| p.to_string().contains(complaint)), "{problems:?}");
     }
 }
+
+#[test]
+fn a_part_closes_before_its_senders_are_given_up() {
+    let text = |deadline: &str, age: &str| {
+        format!(
+            "version = 1\n[cluster]\nname = 'c'\n[forward]\nack_deadline = '{deadline}'\n[[edge]]\nname = 'e'\nrack = 'r'\n\
+             [[group]]\nid = 'g'\nack = 'store'\nsink = [{{ name = 's', rack = 'r', address = 'h:1' }}]\n\
+             part.age = '{age}'\nstore = {{ kind = 'file', path = 'out' }}\n\
+             [[route]]\nmatch = '**'\ngroups = ['g']\n"
+        )
+    };
+    for (deadline, age, fits) in
+        [("60s", "59s", true), ("60s", "60s", false), ("90s", "60s", true), ("5s", "6s", false)]
+    {
+        let parsed = parse_topology(&text(deadline, age), "topology.toml");
+        assert_eq!(parsed.is_ok(), fits, "{deadline} {age}: {parsed:?}");
+        let problems = parsed.err().unwrap_or_default();
+        assert!(
+            fits || problems[0].to_string().contains("12:7: error: a part is closed after"),
+            "{problems:?}"
+        );
+    }
+}

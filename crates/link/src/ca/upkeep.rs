@@ -20,6 +20,8 @@ use crate::identity::describe;
 
 const CERTIFICATE: &str = "CERTIFICATE";
 const REVOCATIONS: &str = "X509 CRL";
+/// Where a new authority lies until it has replaced the old one.
+const FRESH: &str = ".new";
 
 /// A certificate that the authority's directory holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,26 +105,33 @@ impl Authority {
     }
 
     /// Replaces the authority in `dir` by a new one. The old certificate stays trusted until [`retire`](Self::retire);
-    /// its key is gone, and [`renew`](Self::renew) issues anew whatever it signed.
+    /// its key is gone, and [`renew`](Self::renew) issues anew whatever it signed. What a crash left half done is carried
+    /// to its end by another call.
     ///
     /// # Errors
     /// As [`open`](Self::open) and [`create`](Self::create).
     pub fn rotate(dir: &Path) -> Result<Self, CaError> {
-        Self::open(dir)?;
-        let (cert, key) = (dir.join(CA_CERT), dir.join(CA_KEY));
-        let old = read(&cert)?;
-        // The certificate goes first: a crash in between leaves a directory that `create` refuses, and nothing lost but
-        // the old key, which was to go.
-        let fresh = dir.join(".new");
-        let authority = Self::create(&fresh)?;
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| CaError::File { path, source }
         };
-        write(&cert, &(read(&fresh.join(CA_CERT))? + &old), 0o644)?;
-        fs::rename(fresh.join(CA_KEY), &key).map_err(at(&key))?;
+        let (cert, key, fresh) = (dir.join(CA_CERT), dir.join(CA_KEY), dir.join(FRESH));
+        let (fresh_cert, fresh_key) = (fresh.join(CA_CERT), fresh.join(CA_KEY));
+        if !(fresh_cert.exists() && fresh_key.exists()) {
+            Self::open(dir)?;
+            if fresh.exists() {
+                fs::remove_dir_all(&fresh).map_err(at(&fresh))?;
+            }
+            Self::create(&fresh)?;
+        }
+        let (old, new) = (read(&cert)?, read(&fresh_cert)?);
+        if !old.starts_with(&new) {
+            write(&cert, &(new + &old), 0o644)?;
+        }
+        // The last step: until the new key is in its place, it says that there is something to be carried on.
+        fs::rename(&fresh_key, &key).map_err(at(&key))?;
         fs::remove_dir_all(&fresh).map_err(at(&fresh))?;
-        Ok(Self { dir: dir.into(), issuer: authority.issuer })
+        Self::open(dir)
     }
 
     /// Ends the trust in authorities that this one has replaced, once no node shows a certificate of theirs.
@@ -230,4 +239,33 @@ fn issuer(block: &str) -> Option<Vec<u8>> {
 
 fn read(path: &Path) -> Result<String, CaError> {
     fs::read_to_string(path).map_err(|source| CaError::File { path: path.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_that_a_crash_cut_short_is_carried_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        Authority::create(dir).unwrap();
+        let first = read(&dir.join(CA_CERT)).unwrap();
+        // The new certificate is in its place already, the new key not yet.
+        Authority::create(&dir.join(FRESH)).unwrap();
+        let second = read(&dir.join(FRESH).join(CA_CERT)).unwrap();
+        write(&dir.join(CA_CERT), &(second.clone() + &first), 0o644).unwrap();
+
+        let authority = Authority::rotate(dir).unwrap();
+        assert_eq!(read(&dir.join(CA_CERT)).unwrap(), second + &first);
+        assert!(!dir.join(FRESH).exists());
+        let issued = authority.issue(&NodeId::new("edge-1").unwrap(), &[], 1).unwrap();
+        crate::Identity::load(&issued.ca, &issued.cert, &issued.key).unwrap();
+        assert!(authority.issued().unwrap()[0].ours, "signed by the new one");
+
+        // Nothing of use lies there: it begins anew.
+        fs::create_dir(dir.join(FRESH)).unwrap();
+        Authority::rotate(dir).unwrap();
+        assert_eq!(blocks(&read(&dir.join(CA_CERT)).unwrap()).count(), 3);
+    }
 }

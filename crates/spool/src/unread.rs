@@ -16,14 +16,14 @@ const COPY_BELOW: usize = 16 << 10;
 
 /// Records by ascending number, without a gap.
 #[derive(Debug, Default)]
-pub(crate) struct Recent {
+pub(crate) struct Unread {
     /// Whether what is added is kept: the reader has been at the end.
     keeping: bool,
     records: VecDeque<Stored>,
     bytes: usize,
 }
 
-impl Recent {
+impl Unread {
     /// Whether it is worth adding anything now.
     pub(crate) fn is_keeping(&self) -> bool {
         self.keeping
@@ -88,37 +88,37 @@ mod tests {
         Stored { seq: Seq(seq), time_ns: 0, header: Bytes::new(), payload: vec![0; bytes].into() }
     }
 
-    fn taken(recent: &mut Recent, next: u64, bytes_max: usize) -> Vec<u64> {
+    fn taken(unread: &mut Unread, next: u64, bytes_max: usize) -> Vec<u64> {
         let mut out = Vec::new();
-        recent.take(next, bytes_max, &mut out);
+        unread.take(next, bytes_max, &mut out);
         out.into_iter().map(|record| record.seq.0).collect()
     }
 
     #[test]
     fn a_reader_that_keeps_up_gets_all_in_order() {
-        let mut recent = Recent::default();
-        recent.add(record(0, 9));
-        assert_eq!(taken(&mut recent, 0, 100), [], "nobody has been at the end");
-        recent.caught_up();
-        (1..6).for_each(|seq| recent.add(record(seq, 9)));
-        assert_eq!(taken(&mut recent, 0, 100), [], "the one before is not here");
-        assert_eq!(taken(&mut recent, 2, 10), [2, 3]);
-        assert_eq!(taken(&mut recent, 4, 100), [4, 5]);
-        assert_eq!((recent.bytes, recent.records.len()), (0, 0));
+        let mut unread = Unread::default();
+        unread.add(record(0, 9));
+        assert_eq!(taken(&mut unread, 0, 100), [], "nobody has been at the end");
+        unread.caught_up();
+        (1..6).for_each(|seq| unread.add(record(seq, 9)));
+        assert_eq!(taken(&mut unread, 0, 100), [], "the one before is not here");
+        assert_eq!(taken(&mut unread, 2, 10), [2, 3]);
+        assert_eq!(taken(&mut unread, 4, 100), [4, 5]);
+        assert_eq!((unread.bytes, unread.records.len()), (0, 0));
     }
 
     #[test]
     fn too_much_is_forgotten_until_the_end_is_reached_again() {
-        let mut recent = Recent::default();
-        recent.caught_up();
-        recent.add(record(1, BYTES_MAX));
-        assert!(recent.is_keeping());
-        recent.add(record(2, 1));
-        assert!(!recent.is_keeping() && recent.records.is_empty());
-        recent.add(record(3, 1));
-        recent.caught_up();
-        recent.add(record(4, 1));
-        assert_eq!(taken(&mut recent, 3, 100), []);
-        assert_eq!(taken(&mut recent, 4, 100), [4]);
+        let mut unread = Unread::default();
+        unread.caught_up();
+        unread.add(record(1, BYTES_MAX));
+        assert!(unread.is_keeping());
+        unread.add(record(2, 1));
+        assert!(!unread.is_keeping() && unread.records.is_empty());
+        unread.add(record(3, 1));
+        unread.caught_up();
+        unread.add(record(4, 1));
+        assert_eq!(taken(&mut unread, 3, 100), []);
+        assert_eq!(taken(&mut unread, 4, 100), [4]);
     }
 }
