@@ -21,7 +21,7 @@ use weir_store::{Committed, Outcome, Part, PartBatch, StoreError};
 use crate::commits;
 use crate::life::{self, Life};
 use crate::producer::{Failure, Producer};
-use crate::settings::{Compression, KafkaSettings, Timeouts};
+use crate::settings::{Compression, KafkaSettings};
 
 /// The cluster's address, or a visible skip.
 macro_rules! kafka {

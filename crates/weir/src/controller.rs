@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,12 +12,12 @@ use weir_controller::desk::Desk;
 use weir_controller::state::{Embedded, Etcd, EtcdSettings, EtcdTls, State};
 use weir_controller::tls::ServerTls;
 use weir_controller::{Controller, ControllerSettings};
-use weir_link::{Identity, Settings};
+use weir_link::Settings;
 use weir_telemetry::{Health, LogFormat, Logging, Page, Server};
 use weir_topology::{ApiTls, ControllerConfig, StateConfig, Topology};
 
 use crate::configuration;
-use crate::node::address;
+use crate::node::{self, address};
 
 /// The file of an embedded state, in the data directory.
 const STATE_FILE: &str = "controller.redb";

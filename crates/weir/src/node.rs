@@ -181,7 +181,7 @@ fn read(path: &Path, role: weir_topology::Role) -> anyhow::Result<Start> {
 }
 
 /// Loads the certificate of the node of that name.
-pub(crate) fn identity(name: &NodeId, tls: &weir_topology::Tls) -> anyhow::Result<Identity> {
+pub(crate) fn identity(name: &weir_model::NodeId, tls: &weir_topology::Tls) -> anyhow::Result<Identity> {
     let identity = Identity::load(&tls.ca, &tls.cert, &tls.key)?;
     if identity.name() != name {
         bail!(
