@@ -234,7 +234,7 @@ fn a_part_closes_before_its_senders_are_given_up() {
         assert_eq!(parsed.is_ok(), fits, "{deadline} {age}: {parsed:?}");
         let problems = parsed.err().unwrap_or_default();
         assert!(
-            fits || problems[0].to_string().contains("12:7: error: a part is closed after"),
+            fits || problems[0].to_string().contains("11:7: error: a part is closed after"),
             "{problems:?}"
         );
     }
