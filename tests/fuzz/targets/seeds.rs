@@ -67,7 +67,9 @@ fn main() {
     ]));
     put(dir, "handshake", "ping", &[&[255], &ping[..]].concat());
     put(dir, "handshake", "message", &[&[255], &messages[0].1[..]].concat());
-    put(dir, "log", "segment", &segment(&stream));
+    for (name, sealed) in [("segment", true), ("open", false)] {
+        put(dir, "log", name, &segment(&stream, sealed));
+    }
 }
 
 fn encode(value: &Value) -> Vec<u8> {
@@ -82,8 +84,8 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     encoder.finish().expect("a Vec takes every write")
 }
 
-/// A log with three records.
-fn segment(payload: &[u8]) -> Vec<u8> {
+/// The first segment of a log, with three records; closed with a seal, or as a crash would leave it.
+fn segment(payload: &[u8], sealed: bool) -> Vec<u8> {
     let dir = std::env::temp_dir().join(format!("weir-seeds-{}", std::process::id()));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let bytes = runtime.block_on(async {
@@ -92,13 +94,14 @@ fn segment(payload: &[u8]) -> Vec<u8> {
             let payload = bytes::Bytes::copy_from_slice(payload);
             log.append(bytes::Bytes::from_static(b"header"), payload).await.expect("a record");
         }
+        let first = || {
+            let paths = std::fs::read_dir(&dir).expect("the log").flatten().map(|entry| entry.path());
+            let segment = paths.filter(|path| path.extension().is_some_and(|kind| kind == "seg")).min();
+            std::fs::read(segment.expect("a segment")).expect("the segment")
+        };
+        let open = first();
         log.close().await;
-        let segment = std::fs::read_dir(&dir)
-            .expect("the log")
-            .flatten()
-            .find(|entry| entry.path().extension().is_some_and(|kind| kind == "seg"))
-            .expect("a segment");
-        std::fs::read(segment.path()).expect("the segment")
+        if sealed { first() } else { open }
     });
     let _ = std::fs::remove_dir_all(&dir);
     // What lies behind the records is room that was made ready.

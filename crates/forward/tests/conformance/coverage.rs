@@ -13,6 +13,7 @@ const TEXTS: &[&str] = &[
     include_str!("../../../edge/tests/door/carriers.rs"),
     include_str!("../../../edge/tests/door/handshake.rs"),
     include_str!("../../../edge/tests/door/live.rs"),
+    include_str!("../../../edge/tests/door/tables.rs"),
     include_str!("../../../edge/tests/door/times.rs"),
 ];
 
