@@ -14,7 +14,7 @@ use weir_telemetry::{Totals, names};
 use weir_topology::{NodeConfig, Role};
 
 use crate::live::Node;
-use crate::{configuration, node};
+use crate::{configuration, node, systemd};
 
 /// Waits until a node under a controller has a topology: the last good one, or its first. A node with a topology file
 /// does not wait. Says whether to go on: not, if it was asked to stop meanwhile.
@@ -29,6 +29,7 @@ pub(crate) async fn first(file: &Path) -> anyhow::Result<bool> {
         Err(error) => eprintln!("weir: {error}"),
     }
     eprintln!("weir: no topology yet; waiting for a controller to give one");
+    systemd::waiting("waiting for a controller to give a topology");
     std::fs::create_dir_all(&config.data_dir)?;
     let agent = agent(&config, Arc::new(Waiting(config.clone())), None)?;
     let mut standing = agent.standing();

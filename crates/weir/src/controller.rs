@@ -18,6 +18,7 @@ use weir_topology::{ApiTls, ControllerConfig, StateConfig, Topology};
 
 use crate::configuration;
 use crate::node::{self, address};
+use crate::systemd;
 
 /// The file of an embedded state, in the data directory.
 const STATE_FILE: &str = "controller.redb";
@@ -62,6 +63,7 @@ pub(crate) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
         pages.local_addr()
     );
     stopped(&config, &controller).await?;
+    systemd::stopping();
     controller.stop().await;
     pages.stop().await;
     Ok(ExitCode::SUCCESS)
@@ -93,16 +95,20 @@ async fn stopped(config: &ControllerConfig, controller: &Controller) -> anyhow::
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    systemd::watchdog();
+    systemd::ready();
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => {
+                systemd::reloading();
                 let reloaded = node::identity(&config.name, &config.tls).and_then(|identity| Ok(controller.reload(&identity)?));
                 match reloaded {
                     Ok(()) => tracing::info!("certificates are read again, for connections from now on"),
                     Err(error) => tracing::error!("the old certificates stay: {error:#}"),
                 }
+                systemd::ready();
             }
         }
     }

@@ -140,8 +140,7 @@ impl Node {
         let mut look = tokio::time::interval(WATCH_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut seen = self.files().await;
-        let watchdog = systemd::watchdog();
-        tokio::pin!(watchdog);
+        systemd::watchdog();
         systemd::ready();
         loop {
             // A refusal was told where it happened; the signal has nobody to answer to.
@@ -155,7 +154,6 @@ impl Node {
                         self.health.set_note("replacement", Some(format!("refused: {error:#}")));
                     }
                 },
-                () = &mut watchdog => {}
                 reason = self.failed() => bail!("{reason}; start this node again: it will find out what is on the disk"),
                 _ = hangup.recv() => {
                     systemd::reloading();
@@ -243,7 +241,7 @@ impl Node {
         stays_the_same(before, &config).with_context(|| format!("{}", self.file.display()))?;
         Logging::check(&config.log.level).map_err(anyhow::Error::from)?;
         let identity = node::identity(&config.name, &config.tls)?;
-        let text = self.topology(&config)?;
+        let text = node::topology(&config)?;
         self.take_up(&text, &config.topology, &config).await?;
         // Neither can fail any more.
         match &*self.role.read().await {
@@ -253,15 +251,6 @@ impl Node {
         }
         self.logging.set_level(&config.log.level).map_err(anyhow::Error::from)?;
         Ok(config)
-    }
-
-    /// The text of the topology: from the file, or as the controller gave it last.
-    fn topology(&self, config: &NodeConfig) -> anyhow::Result<String> {
-        if config.controllers.is_empty() {
-            return configuration::read(&config.topology);
-        }
-        let kept = weir_agent::load(&config.topology)?;
-        Ok(kept.with_context(|| format!("{} is gone", config.topology.display()))?.text)
     }
 
     async fn take_up(&self, text: &str, file: &Path, config: &NodeConfig) -> Result<(), Refusal> {

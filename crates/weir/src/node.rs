@@ -127,6 +127,15 @@ fn link_settings() -> Settings {
     }
 }
 
+/// The text of the topology: from the file, or as the controller gave it last.
+pub(crate) fn topology(config: &NodeConfig) -> anyhow::Result<String> {
+    if config.controllers.is_empty() {
+        return configuration::read(&config.topology);
+    }
+    let kept = weir_agent::load(&config.topology)?;
+    Ok(kept.with_context(|| format!("{} is gone", config.topology.display()))?.text)
+}
+
 /// Whether the topology has this node in this role.
 pub(crate) fn place(config: &NodeConfig, topology: &Topology) -> anyhow::Result<()> {
     let (found, table) = match config.role {
@@ -163,7 +172,7 @@ fn read(path: &Path, role: weir_topology::Role) -> anyhow::Result<Start> {
             path.display()
         );
     }
-    let text = configuration::read(&config.topology)?;
+    let text = topology(&config)?;
     let topology = configuration::parse(&text, &config.topology, &|warning| eprintln!("{warning}"))?;
     place(&config, &topology)?;
     let format = match config.log.format {

@@ -5,7 +5,7 @@ use tracing::debug;
 
 /// The node serves.
 pub(crate) fn ready() {
-    tell(&[NotifyState::Ready]);
+    tell(&[NotifyState::Ready, NotifyState::Status("")]);
 }
 
 /// The node reads its files again; [`ready`] follows.
@@ -21,14 +21,21 @@ pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Shows that the node lives, as often as systemd wants; for ever.
-pub(crate) async fn watchdog() {
-    let Some(within) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
-    let mut ticks = tokio::time::interval(within / 3);
-    loop {
-        ticks.tick().await;
-        tell(&[NotifyState::Watchdog]);
-    }
+/// The node waits for something before it can serve; people see what in `systemctl status`.
+pub(crate) fn waiting(what: &str) {
+    tell(&[NotifyState::Status(what)]);
+}
+
+/// Shows that the runtime works, as often as systemd wants, until it ends: also while a node reloads or drains.
+pub(crate) fn watchdog() {
+    let Some(within) = sd_notify::watchdog_enabled() else { return };
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(within / 3);
+        loop {
+            ticks.tick().await;
+            tell(&[NotifyState::Watchdog]);
+        }
+    });
 }
 
 fn tell(state: &[NotifyState<'_>]) {
