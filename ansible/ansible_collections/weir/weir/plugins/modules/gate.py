@@ -8,7 +8,6 @@ module: gate
 short_description: Wait until a Weir node is ready and its metrics are as they should be
 description:
   - Asks a node's C(/ready), C(/health) and C(/metrics) until all conditions hold, or fails with those that do not.
-  - A configuration that the node has refused is always a reason to fail.
   - Runs on the node's own host, so its metrics may stay on the loopback interface. Changes nothing.
 version_added: 0.1.0
 author:
@@ -19,7 +18,7 @@ options:
     type: str
     required: true
   ready:
-    description: Whether C(/ready) must say yes.
+    description: Whether C(/ready) must say yes, and no configuration be refused.
     type: bool
     default: true
   version:
@@ -133,7 +132,8 @@ def look(params):
                 reasons = [one.get("reason", one["name"]) for one in ready["conditions"] if not one["ok"]]
                 problems.append("not ready: " + ("; ".join(reasons) or "it has just begun"))
         health = json.loads(fetch(params["url"] + "/health"))
-        problems += ["%s: %s" % note for note in health.get("notes", {}).items() if note[0] == "configuration"]
+        if params["ready"] and "configuration" in health.get("notes", {}):
+            problems.append("configuration: %s" % health["notes"]["configuration"])
         if params["version"]:
             version = health["version"]
             if version != params["version"]:

@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: service_age
 short_description: Tell whether a service is older than the files it was started from
 description:
-  - Compares the start of a service's main process with the change times of files. It depends on nothing that an
+  - Compares the start of a service's main process, or of a socket, with the change times of files. It depends on nothing that an
     earlier run may have forgotten, so a run that broke off between a new file and the restart is caught up by the next.
 version_added: 0.1.0
 author:
@@ -68,14 +68,15 @@ def main():
         },
         supports_check_mode=True,
     )
-    show = ["systemctl", "show", "--timestamp=us+utc", "-p", "ActiveState,ExecMainStartTimestamp"]
+    began = "ActiveEnterTimestamp" if module.params["unit"].endswith(".socket") else "ExecMainStartTimestamp"
+    show = ["systemctl", "show", "--timestamp=us+utc", "-p", "ActiveState," + began]
     _code, out, _err = module.run_command(show + [module.params["unit"]], check_rc=True)
     shown = dict(line.split("=", 1) for line in out.splitlines())
     newer = []
-    running = shown["ActiveState"] in ("active", "reloading") and bool(shown["ExecMainStartTimestamp"])
+    running = shown["ActiveState"] in ("active", "activating", "reloading") and bool(shown[began])
     if running:
         # "Wed 2026-01-28 13:16:01.123456 UTC"; the day's name goes with the locale.
-        _day, date, time, _zone = shown["ExecMainStartTimestamp"].split()
+        _day, date, time, _zone = shown[began].split()
         start = datetime.strptime(date + " " + time, "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=timezone.utc)
         for path in module.params["files"]:
             # The change time, as packages set the modification time to that of their build.
