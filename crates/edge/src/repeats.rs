@@ -123,15 +123,17 @@ impl Repeats {
         self.lock().seq_of(chunk)
     }
 
-    /// Those of these chunks that the log took lately, with their batches.
-    pub(crate) fn find(&self, chunks: &[Fingerprint]) -> Vec<(Fingerprint, Seq)> {
+    /// These chunks, those of them that the log took lately with their batches.
+    pub(crate) fn find(&self, chunks: &[Fingerprint]) -> Vec<(Fingerprint, Option<Seq>)> {
         let recent = self.lock();
-        chunks.iter().filter_map(|chunk| Some((*chunk, recent.seq_of(chunk)?))).collect()
+        chunks.iter().map(|chunk| (*chunk, recent.seq_of(chunk))).collect()
     }
 
-    /// The log holds this batch.
-    pub(crate) fn note(&self, seq: Seq, header: &BatchHeader) {
-        self.lock().note(seq, &header.fingerprints(), seconds(header.received_ns));
+    /// The log holds this batch; gives its chunks.
+    pub(crate) fn note(&self, seq: Seq, header: &BatchHeader) -> Vec<Fingerprint> {
+        let chunks = header.fingerprints();
+        self.lock().note(seq, &chunks, seconds(header.received_ns));
+        chunks
     }
 
     /// These batches left the log, and no store has them.

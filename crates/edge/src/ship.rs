@@ -558,8 +558,8 @@ impl Driver {
         match BatchHeader::decode(&stored.header) {
             Ok(header) => {
                 let bytes = stored.payload.len() as u64;
-                self.repeats.note(stored.seq, &header);
-                self.dispatcher.offer(stored.seq, header.tag, bytes);
+                let chunks = self.repeats.note(stored.seq, &header);
+                self.dispatcher.offer(stored.seq, header.tag, bytes, &chunks);
                 let seq = stored.seq;
                 if let Some(stored) = self.hand.keep(stored) {
                     self.at_hand.insert(seq, stored);
@@ -593,8 +593,8 @@ impl Driver {
                     }
                 }
                 DispatcherOutput::Recall { sink, session, part, chunks, half_done } => {
-                    let (found, half_done) = (self.repeats.find(&chunks), self.repeats.find(&half_done));
-                    self.dispatcher.recalled(&sink, session, part, &found, &half_done);
+                    let (chunks, half_done) = (self.repeats.find(&chunks), self.repeats.find(&half_done));
+                    self.dispatcher.recalled(&sink, session, part, &chunks, &half_done);
                 }
                 DispatcherOutput::Control { sink, session, message } => {
                     if let Some(handle) = self.sessions.get(&sink).filter(|h| h.epoch == session) {

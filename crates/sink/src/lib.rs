@@ -13,6 +13,7 @@ mod lives;
 mod peer;
 mod stage;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -90,13 +91,14 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Begins to listen, and to live on its store as soon as that can be reached.
+    /// Begins to listen, and to live on its store as soon as that can be reached. `edges` are those of the topology.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running then. A store that cannot be reached is no error: the sink waits for it.
     pub fn start(
         settings: SinkSettings,
         group: &Group,
+        edges: BTreeSet<NodeId>,
         tags: TagTable,
         health: Health,
     ) -> Result<Self, StartError> {
@@ -107,7 +109,8 @@ impl Sink {
         let (front, connections) = Front::bind(settings.listen, settings.identity, settings.link)?;
         let front = Arc::new(front);
         let stop = CancellationToken::new();
-        let (duty, duties) = watch::channel(Duty::Serve(Arc::new(Job { group: group.clone(), backend })));
+        let (duty, duties) =
+            watch::channel(Duty::Serve(Arc::new(Job { group: group.clone(), edges, backend })));
         let lives = tokio::spawn(lives::lives(Lives {
             sink: settings.name.clone(),
             stage,
@@ -137,7 +140,8 @@ impl Sink {
                 return Ok(Applied::Nothing);
             }
             (_, Some(group)) => {
-                let job = Job { group: group.clone(), backend: backend::open(group)? };
+                let edges = topology.edges.iter().map(|edge| edge.name.clone()).collect();
+                let job = Job { group: group.clone(), edges, backend: backend::open(group)? };
                 self.front.move_to(listen)?;
                 self.duty.send_replace(Duty::Serve(Arc::new(job)));
                 Applied::Begins(group.id.clone())

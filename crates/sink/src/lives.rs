@@ -1,6 +1,7 @@
 //! One life after the other: a sink begins anew when another member has fenced it, and when a revision gives it another
 //! store, other limits or nothing to do.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -30,6 +31,8 @@ pub(crate) enum Duty {
 /// A group and its store.
 pub(crate) struct Job {
     pub(crate) group: Group,
+    /// The edges of the topology, when the job was given.
+    pub(crate) edges: BTreeSet<NodeId>,
     pub(crate) backend: Arc<dyn Backend>,
 }
 
@@ -49,6 +52,7 @@ impl Job {
             stage_bytes: stage.memory.0 + stage.disk.0,
             partitions_max: traits.partitions_max,
             parallel_parts: traits.parallel_parts,
+            edges: self.edges.clone(),
             recent: RecentBounds {
                 seconds: u32::try_from(self.group.repeats.window.as_secs()).unwrap_or(u32::MAX),
                 chunks: usize::try_from(self.group.repeats.chunks).unwrap_or(usize::MAX),

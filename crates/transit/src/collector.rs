@@ -36,8 +36,11 @@ pub struct CollectorConfig {
     pub partitions_max: usize,
     /// Parts that the store commits at the same time.
     pub parallel_parts: usize,
-    /// An edge that does not answer a prepare for as long is disconnected.
+    /// An edge that does not answer for as long is disconnected; one that is away is waited for as long where what it
+    /// knows of a chunk matters.
     pub prepare_timeout: Duration,
+    /// The edges of the topology. Until they have come, or the time is up, a new life takes them for away.
+    pub edges: BTreeSet<NodeId>,
     /// Which chunks of the store are remembered. For as long, a new life asks the edges what they know of older ones.
     pub recent: RecentBounds,
 }
@@ -51,6 +54,7 @@ impl Default for CollectorConfig {
             partitions_max: 256,
             parallel_parts: 1,
             prepare_timeout: Duration::from_secs(10),
+            edges: BTreeSet::new(),
             recent: RecentBounds::default(),
         }
     }
@@ -171,9 +175,18 @@ struct Part {
     partitions: Vec<Partition>,
     // Whether each edge has promised.
     edges: BTreeMap<Arc<LogId>, bool>,
-    // Edges that were asked for chunks of others, and the answers that each still owes.
-    asked: BTreeMap<Arc<LogId>, usize>,
+    // Edges that have not said yet what they know of the chunks of others.
+    asked: BTreeMap<NodeId, Asked>,
+    began: Duration,
     stage: Stage,
+}
+
+#[derive(Debug)]
+enum Asked {
+    /// So many answers are owed, since then.
+    Owes(usize, Duration),
+    /// To be asked when it is back.
+    Away,
 }
 
 /// The collector's state in numbers, for people and metrics.
@@ -203,6 +216,8 @@ pub struct Collector {
     token: MakeToken,
     now: Duration,
     edges: BTreeMap<Arc<LogId>, Edge>,
+    // Edges that are out of reach, and until when they are waited for.
+    away: BTreeMap<NodeId, Duration>,
     staged: BTreeMap<StageKey, Staged>,
     staged_bytes: u64,
     queues: BTreeMap<Arc<[Partition]>, Queue>,
@@ -239,6 +254,7 @@ impl Collector {
             token,
             now: Duration::ZERO,
             edges: BTreeMap::new(),
+            away: BTreeMap::new(),
             staged: BTreeMap::new(),
             staged_bytes: 0,
             queues: BTreeMap::new(),
@@ -281,6 +297,9 @@ impl Collector {
         if self.draining {
             self.control(log, ToEdge::Draining);
         }
+        self.config.edges.remove(&log.edge);
+        self.away.remove(&log.edge);
+        self.ask_late(log);
         true
     }
 
@@ -301,10 +320,9 @@ impl Collector {
         for number in lost {
             self.abandon(number);
         }
-        // What it knows of chunks cannot be had any more.
-        for part in self.parts.values_mut().filter(|part| part.asked.contains_key(log)) {
-            part.asked.remove(log);
-            part.look_if_ready();
+        self.away.insert(log.edge.clone(), self.now + self.config.prepare_timeout);
+        for asked in self.parts.values_mut().filter_map(|part| part.asked.get_mut(&log.edge)) {
+            *asked = Asked::Away;
         }
         let held: Vec<StageKey> = match self.edges.get(log) {
             Some(edge) => edge.held.values().copied().collect(),
@@ -379,8 +397,11 @@ impl Collector {
         self.review.extend(self.twins.holders(stored));
         match self.own_part(part) {
             Some(found) if stored.is_empty() && elsewhere.is_empty() => {
-                if let Some(owed) = found.asked.get_mut(log) {
-                    *owed = owed.saturating_sub(1);
+                if let Some(Asked::Owes(owed, _)) = found.asked.get_mut(&log.edge) {
+                    *owed -= 1;
+                    if *owed == 0 {
+                        found.asked.remove(&log.edge);
+                    }
                 }
                 found.look_if_ready();
             }
@@ -498,21 +519,32 @@ impl Collector {
             self.doubtful.pop_first();
             self.review.insert(key);
         }
+        let late = |since: Duration| self.now >= since + self.config.prepare_timeout;
         let mut silent = BTreeSet::new();
         for part in self.parts.values() {
-            if let Stage::Preparing { since } = part.stage
-                && self.now >= since + self.config.prepare_timeout
-            {
+            if matches!(part.stage, Stage::Preparing { since } if late(since)) {
                 silent.extend(
                     part.edges.iter().filter(|(_, promised)| !**promised).map(|(log, _)| log.clone()),
                 );
-                silent.extend(part.asked.iter().filter(|(_, owed)| **owed > 0).map(|(log, _)| log.clone()));
+            }
+            for (edge, asked) in &part.asked {
+                if matches!(asked, Asked::Owes(_, since) if late(*since)) {
+                    silent.extend(self.connected().filter(|log| log.edge == *edge).cloned());
+                }
             }
         }
         for log in silent {
             let Some(session) = self.edges.get(&log).map(|edge| edge.session) else { continue };
             self.outputs.push_back(CollectorOutput::Disconnect { log: log.clone(), session });
             self.disconnected(&log, session);
+        }
+        // Whoever is not back by now is dead, or cut off for long, or comes and goes: the others must not wait for it.
+        self.away.retain(|_, until| self.now < *until);
+        for part in self.parts.values_mut() {
+            let patient = self.now < part.began + 2 * self.config.prepare_timeout;
+            let waits = |edge: &NodeId| patient && self.away.contains_key(edge);
+            part.asked.retain(|edge, asked| !matches!(asked, Asked::Away) || waits(edge));
+            part.look_if_ready();
         }
         self.review_twins();
         self.cut();
@@ -560,7 +592,12 @@ impl Collector {
 
     fn pass(&mut self, now: Duration) {
         self.now = self.now.max(now);
-        self.born.get_or_insert(self.now);
+        if self.born.is_none() {
+            self.born = Some(self.now);
+            let until = self.now + self.config.prepare_timeout;
+            self.away =
+                std::mem::take(&mut self.config.edges).into_iter().map(|edge| (edge, until)).collect();
+        }
     }
 
     // Looks at the batches whose right to their chunks may have changed; says whether a queue is full.
@@ -700,40 +737,71 @@ impl Collector {
         }
         let asked = self.recall(&id, &keys);
         let edges = edges.into_keys().map(|log| (log, false)).collect();
-        let stage = Stage::Preparing { since: self.now };
-        self.parts.insert(number, Part { id, keys, partitions, edges, asked, stage });
+        let (began, stage) = (self.now, Stage::Preparing { since: self.now });
+        self.parts.insert(number, Part { id, keys, partitions, edges, asked, began, stage });
     }
 
     // Asks all edges for the chunks that others sent, where a twin may have gone through another sink or another
-    // life of this one. Gives the answers that each owes.
-    fn recall(&mut self, part: &PartId, keys: &[StageKey]) -> BTreeMap<Arc<LogId>, usize> {
-        let young = self.born.is_none_or(|born| self.now < born + self.twins.window());
-        let staged = keys.iter().filter_map(|key| self.staged.get(key));
-        // Of what is stored altogether nothing is written again.
-        let asking: Vec<&Staged> = staged
-            .filter(|staged| {
-                (young || staged.recall) && !staged.chunks.is_empty() && !staged.partitions.is_empty()
-            })
-            .collect();
-        let connected = self.edges.iter().filter(|(_, edge)| edge.connected);
-        let mut questions = Vec::new();
-        for log in connected.map(|(log, _)| log) {
-            let of = |half_done: bool| {
-                let others = asking.iter().filter(|s| s.log != *log && s.half_done == half_done);
-                others.flat_map(|staged| staged.chunks.iter().copied()).collect::<Vec<Fingerprint>>()
-            };
-            let (whole, half_done) = (of(false), of(true));
-            questions
-                .extend(whole.chunks(RECALL_CHUNKS).map(|some| (log.clone(), some.to_vec(), Vec::new())));
-            questions
-                .extend(half_done.chunks(RECALL_CHUNKS).map(|some| (log.clone(), Vec::new(), some.to_vec())));
-        }
+    // life of this one. Gives those that owe answers.
+    fn recall(&mut self, part: &PartId, keys: &[StageKey]) -> BTreeMap<NodeId, Asked> {
+        let logs: Vec<_> = self.connected().cloned().collect();
         let mut asked = BTreeMap::new();
-        for (log, chunks, half_done) in questions {
-            self.control(&log, ToEdge::Recall { part: part.clone(), chunks, half_done });
-            *asked.entry(log).or_default() += 1;
+        for log in logs {
+            let questions = self.ask(&log, part, keys);
+            if questions > 0 {
+                asked.insert(log.edge.clone(), Asked::Owes(questions, self.now));
+            }
+        }
+        if keys.iter().any(|key| self.staged.get(key).is_some_and(|staged| self.is_doubtful(staged))) {
+            asked.extend(self.away.keys().map(|edge| (edge.clone(), Asked::Away)));
         }
         asked
+    }
+
+    // An edge is back: it is asked for the chunks of all that is not being committed yet.
+    fn ask_late(&mut self, log: &Arc<LogId>) {
+        let open = self.parts.iter().filter(|(_, part)| part.stage != Stage::Committing);
+        let open: Vec<_> = open.map(|(&number, part)| (number, part.id.clone(), part.keys.clone())).collect();
+        for (number, id, keys) in open {
+            let questions = self.ask(log, &id, &keys);
+            let Some(part) = self.parts.get_mut(&number) else { continue };
+            part.asked.remove(&log.edge);
+            if questions > 0 {
+                part.asked.insert(log.edge.clone(), Asked::Owes(questions, self.now));
+                part.stage = Stage::Preparing { since: self.now };
+            }
+            part.look_if_ready();
+        }
+    }
+
+    // Asks one edge; says how many answers it owes.
+    fn ask(&mut self, log: &Arc<LogId>, part: &PartId, keys: &[StageKey]) -> usize {
+        let staged = keys.iter().filter_map(|key| self.staged.get(key));
+        let asking: Vec<&Staged> =
+            staged.filter(|staged| staged.log.edge != log.edge && self.is_doubtful(staged)).collect();
+        let of = |half_done: bool| -> Vec<Fingerprint> {
+            let staged = asking.iter().filter(|staged| staged.half_done == half_done);
+            staged.flat_map(|staged| staged.chunks.iter().copied()).collect()
+        };
+        let (whole, half_done) = (of(false), of(true));
+        let whole = whole.chunks(RECALL_CHUNKS).map(|some| (some.to_vec(), Vec::new()));
+        let half_done = half_done.chunks(RECALL_CHUNKS).map(|some| (Vec::new(), some.to_vec()));
+        let questions: Vec<_> = whole.chain(half_done).collect();
+        let count = questions.len();
+        for (chunks, half_done) in questions {
+            self.control(log, ToEdge::Recall { part: part.clone(), chunks, half_done });
+        }
+        count
+    }
+
+    // Whether a twin of it may be elsewhere. Of what is stored altogether nothing is written again.
+    fn is_doubtful(&self, staged: &Staged) -> bool {
+        let young = self.born.is_none_or(|born| self.now < born + self.twins.window());
+        (young || staged.recall) && !staged.chunks.is_empty() && !staged.partitions.is_empty()
+    }
+
+    fn connected(&self) -> impl Iterator<Item = &Arc<LogId>> {
+        self.edges.iter().filter(|(_, edge)| edge.connected).map(|(log, _)| log)
     }
 
     // With one part at a time they go in the order in which they were cut, so that a tag's order holds.
@@ -841,8 +909,7 @@ impl Collector {
 impl Part {
     fn look_if_ready(&mut self) {
         let promised = self.edges.values().all(|&promised| promised);
-        let told = self.asked.values().all(|&owed| owed == 0);
-        if promised && told && matches!(self.stage, Stage::Preparing { .. }) {
+        if promised && self.asked.is_empty() && matches!(self.stage, Stage::Preparing { .. }) {
             self.stage = Stage::Ready;
         }
     }

@@ -4,7 +4,7 @@
 mod adopt;
 mod repeats;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct DispatcherConfig {
     /// How long after a change of the live sinks a batch's chunks are looked for at other edges too, before they are
     /// committed: the window of repeats.
     pub recall_for: Duration,
+    /// Chunks remembered that sinks asked for in vain, so that they go where their twins went.
+    pub sought_max: usize,
 }
 
 impl Default for DispatcherConfig {
@@ -43,6 +45,7 @@ impl Default for DispatcherConfig {
             failover_after: Duration::from_secs(2),
             resolve_after: Duration::from_secs(5),
             recall_for: Duration::from_secs(600),
+            sought_max: 100_000,
         }
     }
 }
@@ -131,6 +134,8 @@ struct Sink {
 struct Batch {
     tag: Arc<str>,
     bytes: u64,
+    // The sink that asked for a chunk of it, and goes before the tag's own.
+    sought_by: Option<NodeId>,
     place: Place,
 }
 
@@ -214,6 +219,9 @@ pub struct Dispatcher {
     promises: BTreeMap<PartId, Promise>,
     // Batches that were taken from a sink, and in which session of it, for the sake of another's question.
     taken_back: BTreeMap<Seq, (NodeId, Epoch)>,
+    // Chunks that sinks asked for before they were here, each with the last that asked: its twin may be there.
+    sought: HashMap<Fingerprint, NodeId>,
+    sought_order: VecDeque<(Duration, Fingerprint)>,
     // When the live set last changed.
     unsettled: Duration,
     journaling: VecDeque<After>,
@@ -258,6 +266,8 @@ impl Dispatcher {
             recovered,
             promises,
             taken_back: BTreeMap::new(),
+            sought: HashMap::new(),
+            sought_order: VecDeque::new(),
             unsettled: now,
             journaling: VecDeque::from([After::Nothing]),
             outputs: VecDeque::from([DispatcherOutput::Journal(JournalRecord::Started { times })]),
@@ -272,21 +282,19 @@ impl Dispatcher {
         self.waiting_count < self.config.waiting_batches_max
     }
 
-    /// The next durable batch of the log. Batches come in order, each once.
-    pub fn offer(&mut self, seq: Seq, tag: Arc<str>, bytes: u64) {
+    /// The next durable batch of the log, with the senders' chunks in it. Batches come in order, each once.
+    pub fn offer(&mut self, seq: Seq, tag: Arc<str>, bytes: u64, chunks: &[Fingerprint]) {
         if self.recovered.done.contains(seq) {
             return;
         }
+        let sought_by = chunks.iter().find_map(|chunk| self.sought.get(chunk)).cloned();
         let promised = self.promises.iter().find(|(_, promise)| promise.ranges.contains(seq));
-        let place = match promised {
-            Some((part, _)) => Place::Promised(part.clone()),
-            None => Place::Waiting(self.owner(&tag)),
-        };
-        if let Place::Waiting(owner) = &place {
-            self.waiting.entry(owner.clone()).or_default().insert(seq);
-            self.waiting_count += 1;
+        let place = promised.map_or(Place::Waiting(None), |(part, _)| Place::Promised(part.clone()));
+        let waits = promised.is_none();
+        self.batches.insert(seq, Batch { tag, bytes, sought_by, place });
+        if waits {
+            self.wait_again(seq);
         }
-        self.batches.insert(seq, Batch { tag, bytes, place });
     }
 
     /// These batches are gone from the log (damaged, or dropped by policy): nothing more is done with those
@@ -503,6 +511,7 @@ impl Dispatcher {
         self.ask_others();
         self.let_go();
         self.taken_back.retain(|seq, _| self.batches.contains_key(seq));
+        self.forget_sought();
     }
 
     /// What to do next; call until it has nothing more to say, after each other call.
@@ -559,7 +568,9 @@ impl Dispatcher {
     }
 
     fn next_send(&mut self) -> Option<DispatcherOutput> {
-        let recall = self.now < self.unsettled + self.config.recall_for;
+        // While a sink is away from here, other edges may still give it what goes to another from here.
+        let recall = self.now < self.unsettled + self.config.recall_for
+            || self.sinks.values().any(|sink| !sink.live && !sink.leaving);
         for (name, sink) in &mut self.sinks {
             let Link::Up { session, draining: false } = sink.link else { continue };
             if sink.leaving {
@@ -589,6 +600,7 @@ impl Dispatcher {
             sink.in_flight_bytes += batch.bytes;
             sink.in_flight.insert(seq);
             let done = self.recovered.half_done.get(&seq).cloned().unwrap_or_default();
+            let recall = recall || batch.sought_by.is_some();
             return Some(DispatcherOutput::Send {
                 sink: name.clone(),
                 session,
@@ -737,8 +749,9 @@ impl Dispatcher {
     }
 
     fn wait_again(&mut self, seq: Seq) {
-        let Some(tag) = self.batches.get(&seq).map(|batch| batch.tag.clone()) else { return };
-        let owner = self.owner(&tag);
+        let Some(batch) = self.batches.get(&seq) else { return };
+        let seeker = batch.sought_by.as_ref().filter(|sink| self.sinks.get(*sink).is_some_and(|s| s.live));
+        let owner = seeker.cloned().or_else(|| self.owner(&batch.tag));
         self.wait_for(seq, owner);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use weir_model::{Epoch, Incarnation, LogId, NodeId, PartId, Seq};
+use weir_model::{Epoch, Fingerprint, Incarnation, LogId, NodeId, PartId, Seq};
 use weir_transit::{Arrival, Collector, CollectorConfig, CollectorOutput, Partition, Resolution, ToEdge};
 
 const LIFE: Incarnation = Incarnation(7);
@@ -17,7 +17,11 @@ fn collector() -> Collector {
 }
 
 fn log() -> Arc<LogId> {
-    let (edge, group) = (NodeId::new("e1").unwrap(), weir_model::GroupId::new("g").unwrap());
+    log_of("e1")
+}
+
+fn log_of(edge: &str) -> Arc<LogId> {
+    let (edge, group) = (NodeId::new(edge).unwrap(), weir_model::GroupId::new("g").unwrap());
     Arc::new(LogId { edge, group, incarnation: Incarnation(1) })
 }
 
@@ -60,4 +64,38 @@ fn a_part_that_was_given_up_is_void_without_the_store() {
     sink.resolve(&log, other.clone(), Bytes::new());
     let asked = CollectorOutput::Resolve { log, part: other, token: Bytes::new() };
     assert_eq!(outputs(&mut sink), [asked]);
+}
+
+// A sender's chunk may have come through an edge that is away just now: what that edge knows is worth a wait, with an end.
+#[test]
+fn an_edge_that_is_away_is_waited_for_and_asked_when_it_is_back() {
+    for comes_back in [true, false] {
+        let (one, two) = (log_of("e1"), log_of("e2"));
+        let edges = [&one, &two].map(|log| log.edge.clone()).into();
+        let config = CollectorConfig { edges, ..CollectorConfig::default() };
+        let token = |_: &PartId, _: &[Partition]| Bytes::from_static(b"token");
+        let mut sink = Collector::new(config, NodeId::new("s1").unwrap(), LIFE, Box::new(token));
+        assert!(sink.hello(&one, Epoch(1)));
+        let chunks = vec![Fingerprint(1, 1)];
+        let arrival =
+            Arrival { seq: Seq(0), bytes: 10, partitions: vec!["".into()], chunks, ..Arrival::default() };
+        sink.batch(&one, Epoch(1), arrival, Duration::ZERO).unwrap();
+        sink.tick(Duration::from_secs(2));
+        let part = PartId { sink: NodeId::new("s1").unwrap(), incarnation: LIFE, number: 0 };
+        sink.promised(&one, &part);
+        sink.tick(Duration::from_secs(9));
+        let commits = |sink: &mut Collector| {
+            outputs(sink).iter().any(|output| matches!(output, CollectorOutput::Commit { .. }))
+        };
+        assert!(!commits(&mut sink), "committed before e2 was asked");
+        if comes_back {
+            assert!(sink.hello(&two, Epoch(1)));
+            let asked = |output: &CollectorOutput| matches!(output, CollectorOutput::Control { message: ToEdge::Recall { .. }, log, .. } if *log == two);
+            assert!(outputs(&mut sink).iter().any(asked), "e2 was not asked");
+            sink.recalled(&two, &part, &[], &[]);
+        } else {
+            sink.tick(Duration::from_secs(10));
+        }
+        assert!(commits(&mut sink), "not committed; e2 came back: {comes_back}");
+    }
 }

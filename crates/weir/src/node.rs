@@ -67,7 +67,8 @@ pub(crate) async fn sink(file: &Path) -> anyhow::Result<Ended> {
         identity,
         link: link_settings(),
     };
-    let sink = Sink::start(settings, group, tags, health.clone())?;
+    let edges = topology.edges.iter().map(|edge| edge.name.clone()).collect();
+    let sink = Sink::start(settings, group, edges, tags, health.clone())?;
     eprintln!("weir ready role=sink link={} metrics={}", sink.address(), pages.local_addr());
     run(Node::new(file, config, Role::Sink(sink), health, logging, &revision), pages, &api).await
 }

@@ -1,5 +1,6 @@
 //! Edge and sinks in one process: the same code and the same path, over QUIC on loopback.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -74,7 +75,8 @@ pub(crate) async fn run(args: StandaloneArgs, sockets: Vec<TcpListener>) -> anyh
             identity: identity(&authority, &place.name)?,
             link: Settings { mtu_max: weir_link::MTU_MAX, ..Settings::default() },
         };
-        let sink = Sink::start(settings, group, stored.clone(), health.clone())?;
+        let edges = BTreeSet::from([edge_name.clone()]);
+        let sink = Sink::start(settings, group, edges, stored.clone(), health.clone())?;
         if let Some(place) = group.sinks.first_mut() {
             place.address = sink.address().to_string();
         }

@@ -10,6 +10,8 @@ use crate::journal::JournalRecord;
 
 /// What an edge answers for one chunk.
 enum Word {
+    /// It is not here, or not read from the log yet.
+    Unknown,
     /// Go on.
     Free,
     /// The store has it.
@@ -19,9 +21,10 @@ enum Word {
 }
 
 impl Dispatcher {
-    /// Answers a sink with what became of those of its chunks that this log has, in these batches
-    /// (see [`DispatcherOutput::Recall`](crate::DispatcherOutput)); `half_done` are those that are half done there.
+    /// Answers a sink with what became of its chunks (see [`DispatcherOutput::Recall`](crate::DispatcherOutput)), each
+    /// with the batch of this log that has it; `half_done` are those that are half done there.
     ///
+    /// A chunk that is not here yet may still come: its batch will go to the sink that asks, which has its twin.
     /// A batch that another sink has, and might commit, is taken back from it and given to the one that asks. Of two
     /// sinks that ask for each other's, that with the half-done batch keeps what it has, else that with the smaller
     /// name, so that one of them goes on.
@@ -30,14 +33,15 @@ impl Dispatcher {
         sink: &NodeId,
         session: Epoch,
         part: PartId,
-        found: &[(Fingerprint, Seq)],
-        half_done: &[(Fingerprint, Seq)],
+        chunks: &[(Fingerprint, Option<Seq>)],
+        half_done: &[(Fingerprint, Option<Seq>)],
     ) {
         let (mut stored, mut elsewhere) = (Vec::new(), Vec::new());
         let asked =
-            found.iter().map(|found| (found, false)).chain(half_done.iter().map(|found| (found, true)));
+            chunks.iter().map(|asked| (asked, false)).chain(half_done.iter().map(|asked| (asked, true)));
         for (&(chunk, seq), half_done) in asked {
-            match self.word(sink, seq, half_done) {
+            match seq.map_or(Word::Unknown, |seq| self.word(sink, seq, half_done)) {
+                Word::Unknown => self.seek(chunk, sink),
                 Word::Free => {}
                 Word::Stored => stored.push(chunk),
                 Word::Elsewhere => elsewhere.push(chunk),
@@ -68,17 +72,42 @@ impl Dispatcher {
                         self.taken_back.insert(seq, (other, session));
                     }
                 }
-                self.wait_for(seq, Some(sink.clone()));
+                self.bring(seq, sink);
                 Word::Free
             }
             Some((Place::Waiting(_), _)) => {
                 self.leave_waiting(seq);
-                self.wait_for(seq, Some(sink.clone()));
+                self.bring(seq, sink);
                 Word::Free
             }
             None if self.promises.values().any(|promise| promise.ranges.contains(seq)) => Word::Elsewhere,
-            // With the sink that asks, or not read from the log yet.
-            Some((Place::Sent(_), _)) | None => Word::Free,
+            // With the sink that asks.
+            Some((Place::Sent(_), _)) => Word::Free,
+            None => Word::Unknown,
+        }
+    }
+
+    // The batch waits for this sink, as long as it lives.
+    fn bring(&mut self, seq: Seq, sink: &NodeId) {
+        if let Some(batch) = self.batches.get_mut(&seq) {
+            batch.sought_by = Some(sink.clone());
+        }
+        self.wait_for(seq, Some(sink.clone()));
+    }
+
+    fn seek(&mut self, chunk: Fingerprint, sink: &NodeId) {
+        if self.sought.insert(chunk, sink.clone()).is_none() {
+            self.sought_order.push_back((self.now, chunk));
+        }
+        self.forget_sought();
+    }
+
+    pub(super) fn forget_sought(&mut self) {
+        while let Some((since, chunk)) = self.sought_order.front()
+            && (*since + self.config.recall_for < self.now || self.sought.len() > self.config.sought_max)
+        {
+            self.sought.remove(chunk);
+            self.sought_order.pop_front();
         }
     }
 

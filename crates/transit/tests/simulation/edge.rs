@@ -194,7 +194,7 @@ impl World {
                 let prints: Vec<_> = batch.chunks.iter().map(|&chunk| fingerprint(chunk)).collect();
                 recent.note(Seq(state.offered), &prints, 0);
                 let bytes = 100 * batch.chunks.len() as u64;
-                dispatcher.offer(Seq(state.offered), batch.tag.to_string().into(), bytes);
+                dispatcher.offer(Seq(state.offered), batch.tag.to_string().into(), bytes, &prints);
                 state.offered += 1;
             }
         }
@@ -280,9 +280,10 @@ impl World {
     }
 
     pub(crate) fn start_edge(&mut self, edge: usize) {
-        let config = DispatcherConfig { waiting_batches_max: 8, ..DispatcherConfig::default() };
-        let now = self.now + self.edges[edge].skew;
         let plant = self.plant;
+        let sought_max = if plant == Plant::ForgetQuestions { 0 } else { 100 };
+        let config = DispatcherConfig { waiting_batches_max: 8, sought_max, ..DispatcherConfig::default() };
+        let now = self.now + self.edges[edge].skew;
         let state = &mut self.edges[edge];
         let mut recovered = Recovered::default();
         for record in &state.journal {
@@ -359,14 +360,14 @@ impl World {
                 DispatcherOutput::Recall { sink, session, part, chunks, half_done } => {
                     let state = &mut self.edges[edge];
                     let Some(recent) = state.recent.as_ref() else { continue };
-                    let seq = |chunk| Some((chunk, recent.seq_of(&chunk)?));
                     let denied = self.plant == Plant::DenyChunks;
                     let find = |chunks: Vec<_>| -> Vec<_> {
-                        chunks.into_iter().filter(|_| !denied).filter_map(seq).collect()
+                        let seq = |chunk| recent.seq_of(&chunk).filter(|_| !denied);
+                        chunks.into_iter().map(|chunk| (chunk, seq(chunk))).collect()
                     };
-                    let (found, half_done) = (find(chunks), find(half_done));
+                    let (chunks, half_done) = (find(chunks), find(half_done));
                     if let Some(dispatcher) = &mut state.dispatcher {
-                        dispatcher.recalled(&sink, session, part, &found, &half_done);
+                        dispatcher.recalled(&sink, session, part, &chunks, &half_done);
                     }
                 }
                 DispatcherOutput::Journal(record) => {

@@ -62,6 +62,11 @@ fn seed_4807_a_batch_taken_back_and_given_again_in_one_session_crosses_with_a_re
 }
 
 #[test]
+fn seed_1_an_edge_that_comes_after_the_wait_is_asked_before_the_commit() {
+    World::new(1, Plant::Nothing).run().map(drop).unwrap();
+}
+
+#[test]
 fn the_same_seed_is_the_same_story() {
     let story = |seed| World::new(seed, Plant::Nothing).run().map(|world| world.covered.to_string());
     for seed in [0, 1, 77] {

@@ -32,6 +32,10 @@ pub(crate) enum Plant {
     DenyChunks,
     /// A sink does not look whether it has a chunk already.
     BlindToTwins,
+    /// A new sink commits without waiting for the edges that have not come yet.
+    UnawareOfEdges,
+    /// An edge does not remember which sinks asked for chunks that it has not got.
+    ForgetQuestions,
 }
 
 impl Plant {
@@ -54,5 +58,7 @@ impl Plant {
         (Self::TrimBeforeSaved, &["stored once"]),
         (Self::DenyChunks, &["stored once"]),
         (Self::BlindToTwins, &["stored once"]),
+        (Self::UnawareOfEdges, &["stored once"]),
+        (Self::ForgetQuestions, &["stored once"]),
     ];
 }

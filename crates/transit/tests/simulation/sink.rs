@@ -16,15 +16,20 @@ use crate::rules::Rule;
 use crate::world::{EDGES, Event, World, fingerprint, ms};
 
 pub(crate) const STAGE_BYTES: u64 = 3_000;
+/// How long a sink waits for an edge.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Sink {
     pub(crate) name: NodeId,
     pub(crate) life: u32,
     pub(crate) collector: Option<Collector>,
     payloads: BTreeMap<StageKey, Staged>,
-    /// The sessions that the collector knows of, and those at the time when a part was prepared.
-    pub(crate) sessions: BTreeMap<Arc<LogId>, Epoch>,
-    pub(crate) prepared: BTreeMap<PartId, BTreeMap<Arc<LogId>, Epoch>>,
+    /// The sessions that the collector knows of.
+    sessions: BTreeMap<Arc<LogId>, Epoch>,
+    // By its own clock: when it was last told the time, and since when it has no session with an edge.
+    ticked: Duration,
+    alone_since: BTreeMap<usize, Duration>,
+    prepared: BTreeMap<PartId, Duration>,
     skew: Duration,
     // What was asked of each edge, and whether it promised; for a plant.
     asked: BTreeMap<PartId, BTreeMap<usize, (SeqRanges, bool)>>,
@@ -47,6 +52,8 @@ impl Sink {
             collector: None,
             payloads: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            ticked: Duration::ZERO,
+            alone_since: BTreeMap::new(),
             prepared: BTreeMap::new(),
             skew: Duration::ZERO,
             asked: BTreeMap::new(),
@@ -54,8 +61,12 @@ impl Sink {
     }
 
     /// The collector has heard that a session is over.
-    pub(crate) fn lose(&mut self, log: &LogId, session: Epoch) {
+    pub(crate) fn lose(&mut self, edge: usize, log: &LogId, session: Epoch) {
+        let before = self.sessions.len();
         self.sessions.retain(|known, of| **known != *log || *of != session);
+        if self.sessions.len() < before {
+            self.alone_since.insert(edge, self.ticked);
+        }
     }
 }
 
@@ -70,6 +81,7 @@ impl World {
     }
 
     pub(crate) fn start_sink(&mut self, sink: usize) {
+        let aware = self.plant != Plant::UnawareOfEdges;
         let parallel_parts = if self.calm { 1 } else { self.rng.random_range(1..=2) };
         let config = CollectorConfig {
             part_bytes: 500,
@@ -77,11 +89,14 @@ impl World {
             stage_bytes: STAGE_BYTES,
             partitions_max: 2,
             parallel_parts,
-            prepare_timeout: Duration::from_secs(3),
+            prepare_timeout: PATIENCE,
+            edges: self.edges.iter().map(|edge| edge.log_id.edge.clone()).filter(|_| aware).collect(),
             recent: RecentBounds::default(),
         };
         let state = &mut self.sinks[sink];
         state.life += 1;
+        state.ticked = self.now + state.skew;
+        state.alone_since = (0..EDGES).map(|edge| (edge, state.ticked)).collect();
         let incarnation = Incarnation(state.life.into());
         state.collector = Some(Collector::new(config, state.name.clone(), incarnation, Box::new(token)));
     }
@@ -91,7 +106,7 @@ impl World {
         (0..EDGES).for_each(|edge| self.cut(edge, sink));
         let state = &mut self.sinks[sink];
         let repeated = state.collector.take().map_or(0, |collector| collector.status().repeated);
-        (state.payloads, state.sessions, state.prepared, state.asked) = Default::default();
+        (state.payloads, state.sessions, state.asked, state.prepared) = Default::default();
         self.covered.count("known to the sink", repeated);
         self.later(9_000, Event::SinkStarts(sink));
     }
@@ -104,6 +119,7 @@ impl World {
         let now = self.now + self.sinks[sink].skew;
         let Some(collector) = &mut self.sinks[sink].collector else { return };
         collector.tick(now);
+        self.sinks[sink].ticked = now;
         if self.strikes(0.006) {
             if self.rng.random_bool(0.3) {
                 self.covered.count("drains", 1);
@@ -118,6 +134,14 @@ impl World {
         }
     }
 
+    /// Whether a sink has waited in vain for an edge to come back, as long as it should for this part.
+    pub(crate) fn has_given_up(&self, sink: usize, part: &PartId, edge: usize) -> bool {
+        let state = &self.sinks[sink];
+        let now = self.now + state.skew;
+        let too_long = state.prepared.get(part).is_some_and(|since| now >= *since + 2 * PATIENCE);
+        state.alone_since.get(&edge).is_some_and(|since| too_long || now >= *since + PATIENCE)
+    }
+
     pub(crate) fn hear_edge(&mut self, edge: usize, sink: usize, message: ToSink) {
         let log = self.edges[edge].log_id.clone();
         let state = &mut self.sinks[sink];
@@ -126,6 +150,7 @@ impl World {
             ToSink::Hello { session, .. } => {
                 let stands = collector.hello(&log, session);
                 state.sessions.insert(log, session);
+                state.alone_since.remove(&edge);
                 self.uphold(Rule::Bookkeeping, stands, ("the newest session stands", edge, sink, session));
             }
             ToSink::Promise { part } => {
@@ -185,10 +210,10 @@ impl World {
             CollectorOutput::Control { log, session, message } => {
                 let edge = self.edge_of(&log);
                 if let ToEdge::Prepare { part, ranges, .. } = &message {
-                    let sessions = self.sinks[sink].sessions.clone();
-                    self.sinks[sink].prepared.insert(part.clone(), sessions);
                     let asked = self.sinks[sink].asked.entry(part.clone()).or_default();
                     asked.insert(edge, (ranges.clone(), false));
+                    let ticked = self.sinks[sink].ticked;
+                    self.sinks[sink].prepared.insert(part.clone(), ticked);
                     if self.plant == Plant::CommitWithoutPromise
                         && let Some(collector) = &mut self.sinks[sink].collector
                     {
@@ -219,8 +244,8 @@ impl World {
                 }
             }
             CollectorOutput::Disconnect { log, session } => {
-                self.sinks[sink].lose(&log, session);
                 let edge = self.edge_of(&log);
+                self.sinks[sink].lose(edge, &log, session);
                 if self.plant == Plant::PartWithoutSilentEdge {
                     self.write_without(sink, edge);
                 }

@@ -17,8 +17,6 @@ pub(crate) struct Store {
     parts: BTreeMap<PartId, Part>,
     /// Which part each chunk's events in a partition came with.
     pub(crate) stored: BTreeMap<(usize, Partition), PartId>,
-    /// Chunks whose doubling cannot be seen, as an edge that had them could not be asked; see `crates/README.md`.
-    excused: BTreeSet<usize>,
     // The last number that each edge and tag has in a partition.
     last: BTreeMap<(usize, usize, Partition), Seq>,
 }
@@ -30,6 +28,10 @@ struct Part {
     landed: BTreeSet<Partition>,
     complete: bool,
     fenced: bool,
+    /// Chunks of it that these edges had too, when they were given up after a wait.
+    unasked: BTreeSet<(usize, usize)>,
+    /// Chunks of which two batches were half done.
+    torn: BTreeSet<usize>,
 }
 
 impl Store {
@@ -41,14 +43,8 @@ impl Store {
 impl World {
     /// A sink has the store commit a part; it lands some time, or never.
     pub(crate) fn begin(&mut self, sink: usize, part: &PartId, batches: Vec<Staged>, wanted: &[Partition]) {
-        for (edge, chunk) in batches.iter().flat_map(|b| b.chunks.iter().map(|&chunk| (b.edge, chunk))) {
-            // All the time from the question to the commit.
-            let connected = |other: &usize| {
-                let (state, log) = (&self.sinks[sink], &self.edges[*other].log_id);
-                let at_first = state.prepared.get(part).and_then(|sessions| sessions.get(log));
-                at_first.is_some() && at_first == state.sessions.get(log)
-            };
-            // Nor can it be where two batches of it are half done, each by a sink's death.
+        let (mut unasked, mut torn) = (BTreeSet::new(), BTreeSet::new());
+        for &chunk in batches.iter().flat_map(|batch| &batch.chunks) {
             let half_done = |other: &usize| {
                 let state = &self.edges[*other];
                 state.dispatcher.as_ref().is_some_and(|dispatcher| {
@@ -57,15 +53,16 @@ impl World {
                 })
             };
             let holders = self.holders(chunk);
-            if holders.iter().any(|other| *other != edge && !connected(other))
-                || holders.iter().filter(|other| half_done(other)).count() > 1
-            {
-                self.store.excused.insert(chunk);
+            if holders.iter().filter(|other| half_done(other)).count() > 1 {
+                torn.insert(chunk);
             }
+            unasked.extend(
+                holders.iter().filter(|other| self.has_given_up(sink, part, **other)).map(|&o| (chunk, o)),
+            );
         }
         let stored = self.store.parts.entry(part.clone()).or_default();
         let first = stored.batches.is_empty() || stored.fenced;
-        stored.batches = batches;
+        (stored.batches, stored.unasked, stored.torn) = (batches, unasked, torn);
         stored.wanted = wanted.iter().cloned().collect();
         self.uphold(Rule::PartIsOneSet, first, part);
         let life = self.sinks[sink].life;
@@ -116,12 +113,21 @@ impl World {
                     continue;
                 }
                 let key = (chunk, name.clone());
-                let before = self.store.stored.insert(key, part.clone());
-                if before.is_some() && self.store.excused.contains(&chunk) {
+                let Some(before) = self.store.stored.insert(key, part.clone()) else { continue };
+                // What stays open, see `crates/README.md`: of the two parts one was committed by a sink that could not
+                // ask the other's edge, or each was cut short by a death.
+                let (one, other) = (&self.store.parts[&before], &self.store.parts[&part]);
+                let of =
+                    |part: &Part| part.batches.iter().find(|b| b.chunks.contains(&chunk)).map(|b| b.edge);
+                let unasked = |part: &Part, edge: Option<usize>| {
+                    edge.is_some_and(|edge| part.unasked.contains(&(chunk, edge)))
+                };
+                if unasked(one, Some(edge)) || unasked(other, of(one)) {
                     self.covered.count("doubled by an edge out of reach", 1);
+                } else if one.torn.contains(&chunk) || other.torn.contains(&chunk) {
+                    self.covered.count("doubled by two half-done batches", 1);
                 } else {
-                    let facts = (chunk, edge, seq, name, &before, &part);
-                    self.uphold(Rule::StoredOnce, before.is_none(), facts);
+                    self.uphold(Rule::StoredOnce, false, (chunk, edge, seq, name, &before, &part));
                 }
             }
             if self.calm {

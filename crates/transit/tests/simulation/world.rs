@@ -227,7 +227,7 @@ impl World {
                 let log = self.edges[edge].log_id.clone();
                 if let Some(collector) = self.living(sink, life) {
                     collector.disconnected(&log, session);
-                    self.sinks[sink].lose(&log, session);
+                    self.sinks[sink].lose(edge, &log, session);
                 }
             }
             Event::EdgeStarts(edge) => self.start_edge(edge),
