@@ -15,6 +15,7 @@ mod inherited;
 mod intake;
 mod note;
 mod plan;
+mod progress;
 mod promises;
 mod repeats;
 mod session;
@@ -43,6 +44,7 @@ pub use weir_transit::SinkStatus;
 
 pub use crate::inherited::Inherited;
 pub use crate::note::{LogNote, LogState};
+pub use crate::progress::{Progress, ProgressError};
 pub use crate::tap::Tapped;
 
 use crate::door::Listeners;

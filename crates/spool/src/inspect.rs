@@ -6,11 +6,13 @@ use std::io;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use weir_model::{Incarnation, Seq, SeqRanges};
 
 use crate::catalog::{read_seal, segment_first, segment_name};
 use crate::disk::{Disk, DiskFile, OsDisk};
 use crate::frame::{FILE_HEADER_BYTES, FileHeader, FileKind};
+use crate::journal::read_all;
 use crate::open::{OpenError, at, read_header};
 use crate::reader::Stored;
 use crate::walk::{Step, Walker};
@@ -86,12 +88,36 @@ impl Report {
 /// # Errors
 /// [`OpenError`]: the directory or a file cannot be read, or is of a newer format.
 pub fn segments(dir: &Path) -> Result<Vec<SegmentInfo>, OpenError> {
-    let mut firsts: Vec<u64> =
-        OsDisk.names(dir).map_err(at(dir))?.iter().filter_map(|name| segment_first(name)).collect();
-    firsts.sort_unstable();
-    let mut found = Vec::with_capacity(firsts.len());
-    for first in firsts {
-        let path = dir.join(segment_name(first));
+    let names = OsDisk.names(dir).map_err(at(dir))?;
+    describe(dir, names.into_iter().filter_map(|name| Some((segment_first(&name)?, name))).collect())
+}
+
+/// The segments in `dir` that were set aside as damaged when the log was opened.
+///
+/// # Errors
+/// As for [`segments`].
+pub fn set_aside(dir: &Path) -> Result<Vec<SegmentInfo>, OpenError> {
+    let names = OsDisk.names(dir).map_err(at(dir))?;
+    let first = |name: &str| segment_first(name.strip_suffix(".damaged")?.get(..segment_name(0).len())?);
+    describe(dir, names.into_iter().filter_map(|name| Some((first(&name)?, name))).collect())
+}
+
+/// The records of the journal `name` in `dir`, oldest first; none where there is no such journal. What is damaged is left out.
+///
+/// # Errors
+/// As for [`segments`].
+pub fn journal(dir: &Path, name: &str) -> Result<Vec<Bytes>, OpenError> {
+    let path = dir.join(format!("{name}.journal"));
+    let Some(header) = read_header(&OsDisk, &path, FileKind::Journal)? else { return Ok(Vec::new()) };
+    let end = OsDisk.open_read(&path).and_then(|file| file.bytes()).map_err(at(&path))?;
+    read_all(&OsDisk, &path, &header, end).map_err(at(&path))
+}
+
+fn describe(dir: &Path, mut names: Vec<(u64, String)>) -> Result<Vec<SegmentInfo>, OpenError> {
+    names.sort_unstable();
+    let mut found = Vec::with_capacity(names.len());
+    for (first, name) in names {
+        let path = dir.join(name);
         let header = read_header(&OsDisk, &path, FileKind::Segment)?;
         let file = match OsDisk.open_read(&path) {
             Ok(file) => file,
@@ -128,9 +154,20 @@ fn meta(dir: &Path) -> Result<Option<Incarnation>, OpenError> {
 pub fn visit(
     dir: &Path,
     from: Seq,
+    see: impl FnMut(&SegmentInfo, Item) -> ControlFlow<()>,
+) -> Result<(), OpenError> {
+    visit_segments(&segments(dir)?, from, see)
+}
+
+/// As [`visit`], for these segments.
+///
+/// # Errors
+/// As for [`segments`].
+pub fn visit_segments(
+    segments: &[SegmentInfo],
+    from: Seq,
     mut see: impl FnMut(&SegmentInfo, Item) -> ControlFlow<()>,
 ) -> Result<(), OpenError> {
-    let segments = segments(dir)?;
     for (i, segment) in segments.iter().enumerate() {
         let is_last = i + 1 == segments.len();
         let ends_before = segments.get(i + 1).is_some_and(|next| next.first <= from);

@@ -223,7 +223,12 @@ fn temporary_name(name: &str) -> String {
     format!("{name}.journal.tmp")
 }
 
-fn read_all<D: Disk>(disk: &D, path: &Path, header: &FileHeader, end: u64) -> io::Result<Vec<Bytes>> {
+pub(crate) fn read_all<D: Disk>(
+    disk: &D,
+    path: &Path,
+    header: &FileHeader,
+    end: u64,
+) -> io::Result<Vec<Bytes>> {
     let file = disk.open_read(path)?;
     let mut walker = Walker::new(file, header.salt(), FILE_HEADER_BYTES as u64..end, BLOCK_BYTES);
     let mut records = Vec::new();

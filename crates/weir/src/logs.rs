@@ -36,6 +36,12 @@ pub(crate) enum LogCommand {
         #[arg(value_name = "DATA_DIR")]
         dir: PathBuf,
     },
+    /// Writes the batches of one group's log that the store has not got yet, as Forward messages (PackedForward) that any
+    /// edge takes, or as lines of JSON.
+    #[command(
+        after_help = "Examples:\n  weir log export /var/lib/weir app --send edge-2:24224\n  weir log export /var/lib/weir app -o app.forward\n  weir log export /var/lib/weir app --json --from 100 --to 200\n\nStop the edge first, or its sinks may store what is replayed as well."
+    )]
+    Export(crate::export::ExportArgs),
 }
 
 pub(crate) fn run(command: LogCommand) -> anyhow::Result<ExitCode> {
@@ -85,6 +91,7 @@ pub(crate) fn run(command: LogCommand) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        LogCommand::Export(args) => return crate::export::run(&args),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ mod configuration;
 mod controlled;
 mod controller;
 mod data_dir;
+mod export;
 mod http;
 mod live;
 mod logs;
