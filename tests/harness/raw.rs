@@ -52,6 +52,18 @@ impl RawSender {
         self.packed(tag, chunk, &entries)
     }
 
+    /// As [`RawSender::send_large`], without a chunk id: no acknowledgement is wanted.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub fn send_unanswered(&mut self, tag: &str, stream: &str, seqs: Range<u64>, bytes: usize) -> Result<()> {
+        let entries: Vec<u8> = seqs.flat_map(|seq| entry(stream, seq, bytes)).collect();
+        let mut out = vec![0x92];
+        text(&mut out, tag);
+        body(&mut out, &entries)?;
+        Ok(self.stream.write_all(&out)?)
+    }
+
     /// Sends each record in a message and a chunk of its own, `CHUNK-SEQ`, all in one write: the edge packs them.
     ///
     /// # Errors
@@ -97,12 +109,17 @@ impl RawSender {
     fn packed(&mut self, tag: &str, chunk: &str, entries: &[u8]) -> Result<()> {
         let mut out = vec![0x93];
         text(&mut out, tag);
-        out.push(0xc6);
-        out.extend_from_slice(&u32::try_from(entries.len())?.to_be_bytes());
-        out.extend_from_slice(entries);
+        body(&mut out, entries)?;
         option(&mut out, chunk);
         Ok(self.stream.write_all(&out)?)
     }
+}
+
+fn body(out: &mut Vec<u8>, entries: &[u8]) -> Result<()> {
+    out.push(0xc6);
+    out.extend_from_slice(&u32::try_from(entries.len())?.to_be_bytes());
+    out.extend_from_slice(entries);
+    Ok(())
 }
 
 /// `[time, {"stream": …, "seq": …, "message": …}]`

@@ -23,6 +23,7 @@ use weir_telemetry::{TagCounter, names};
 
 use crate::door::{Allowance, Counted, Door, Holding, Judgement, Meter, Peer, Rewrite, Settings, Stream};
 use crate::intake::{Pending, Stored, TAG_CACHE, now_ns};
+use crate::store::{self, RouteTarget};
 
 /// Bytes read from a busy socket at once.
 const READ_BYTES: usize = 128 << 10;
@@ -61,6 +62,8 @@ pub(crate) struct Connection {
     pub(crate) pending: FuturesOrdered<Pending>,
     /// Bytes in `pending`.
     pub(crate) unsynced: usize,
+    /// Where the newest of them goes.
+    pub(crate) targets: Arc<[RouteTarget]>,
     settings: Arc<Settings>,
     stream: Stream,
     session: Session,
@@ -147,6 +150,7 @@ impl Connection {
             tags: HashMap::new(),
             pending: FuturesOrdered::new(),
             unsynced: 0,
+            targets: Arc::default(),
             acks: Acks::default(),
             clock: Clock {
                 opened: now,
@@ -358,7 +362,11 @@ impl Connection {
     }
 
     fn may_take(&self) -> bool {
-        self.unsynced < UNSYNCED_BYTES_MAX && self.clock.paused.is_none_or(|until| until <= Instant::now())
+        // A batch of ours that waits wakes us up again.
+        let crowded = !self.pending.is_empty() && store::is_crowded(&self.targets);
+        !crowded
+            && self.unsynced < UNSYNCED_BYTES_MAX
+            && self.clock.paused.is_none_or(|until| until <= Instant::now())
     }
 
     fn may_read(&mut self) -> bool {

@@ -104,12 +104,16 @@ impl Groups {
 
     /// One target for each group of the topology that is running.
     pub(crate) fn targets(&self, topology: &Topology) -> Vec<Arc<Target>> {
+        // All of them together may fill that half of the memory for which connections need not compete.
+        let memory = usize::try_from(topology.forward.memory.0).unwrap_or(usize::MAX);
+        let share = memory / 2 / topology.groups.len().max(1);
         let target = |group: &Group| {
             let running = self.running.get(&group.id)?;
             Some(Arc::new(Target::new(
                 group.id.clone(),
                 (running.log.clone(), running.repeats.clone(), running.shipper.inbox()),
                 (running.overflow.clone(), running.ack),
+                share,
                 running.in_use.clone(),
             )))
         };

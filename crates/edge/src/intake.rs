@@ -13,7 +13,7 @@ use weir_telemetry::{TagCounter, TagTable, names};
 
 use crate::connection::Connection;
 use crate::plan::Plan;
-use crate::store::{self, Arrived, NotStored};
+use crate::store::{self, Arrived, Held, NotStored};
 
 /// Bound of each connection's caches of routes and tag counters.
 pub(crate) const TAG_CACHE: usize = 256;
@@ -72,8 +72,13 @@ impl Connection {
         self.unsynced += bytes;
         let arrived = Arrived::new(header, payload);
         let deadline = Instant::now() + self.ack_deadline();
+        self.targets = targets.clone();
+        let held = Held::new(&targets, bytes);
         let mut future: Pending = Box::pin(async move {
-            let outcome = store::everywhere(&targets, arrived, deadline).await;
+            let outcome = match held {
+                Ok(_held) => store::everywhere(&targets, arrived, deadline).await,
+                Err(crowded) => Err(crowded),
+            };
             Stored { bytes, ack, outcome }
         });
         // Polled once here, so that batches enter the logs in the order in which they came.

@@ -13,7 +13,7 @@ use tracing::error;
 use weir_forward::keep_chunks;
 use weir_model::{BatchHeader, Fingerprint, GroupId, Seq};
 use weir_spool::{AppendError, GroupLog};
-use weir_telemetry::{Counter, names};
+use weir_telemetry::{Counter, Gauge, names};
 use weir_topology::{Ack, Overflow};
 use weir_transit::Claim;
 
@@ -38,6 +38,11 @@ pub(crate) enum NotStored {
     /// It waited for the same chunk on another connection, or for its commit.
     #[error("group {group} did not have it in time")]
     Late { group: GroupId },
+    /// The group's log is full, and what waits for room in it takes the group's share of memory.
+    #[error(
+        "the log of group {group} is full, and what waits for it fills the group's share of forward.memory"
+    )]
+    Crowded { group: GroupId },
     /// It was dropped from the log before it was committed.
     #[error("it was dropped from the log of group {group} before a store had it")]
     Dropped { group: GroupId },
@@ -90,6 +95,10 @@ pub(crate) struct Target {
     /// Batches that found the log full, and the order in which they try again.
     blocked: AtomicUsize,
     turn: Mutex<()>,
+    /// Bytes of batches that are on their way into the log, and how many of them may wait for room in it.
+    held: AtomicUsize,
+    arriving: Gauge,
+    share: usize,
     // Held as long as anything may still be appended to the log.
     _in_use: Arc<()>,
 }
@@ -99,12 +108,33 @@ impl Target {
         group: GroupId,
         (log, repeats, driver): (GroupLog, Arc<Repeats>, mpsc::Sender<Input>),
         (overflow, ack): (Overflow, Ack),
+        share: usize,
         in_use: Arc<()>,
     ) -> Self {
         let events = names::EDGE_EVENTS_TOTAL.with([group.as_str()]);
         let bytes = names::EDGE_BYTES_TOTAL.with([group.as_str()]);
-        let (blocked, turn) = (AtomicUsize::new(0), Mutex::new(()));
-        Self { group, log, repeats, overflow, ack, driver, events, bytes, blocked, turn, _in_use: in_use }
+        let arriving = names::LOG_ARRIVING_BYTES.with([group.as_str()]);
+        Self {
+            group,
+            log,
+            repeats,
+            overflow,
+            ack,
+            driver,
+            events,
+            bytes,
+            blocked: AtomicUsize::new(0),
+            turn: Mutex::new(()),
+            held: AtomicUsize::new(0),
+            arriving,
+            share,
+            _in_use: in_use,
+        }
+    }
+
+    // Whether batches wait for room in the log, with more than so many bytes.
+    fn is_blocked_beyond(&self, bytes: usize) -> bool {
+        self.blocked.load(Ordering::Relaxed) > 0 && self.held.load(Ordering::Relaxed) > bytes
     }
 }
 
@@ -121,6 +151,41 @@ impl RouteTarget {
         self.target.events.increment(events);
         self.target.bytes.increment(bytes);
     }
+}
+
+/// A batch in memory, counted for its groups until it is stored or refused.
+pub(crate) struct Held {
+    targets: Arc<[RouteTarget]>,
+    bytes: usize,
+}
+
+impl Held {
+    /// Refused where it would have to wait for a group whose share of memory is used up.
+    pub(crate) fn new(targets: &Arc<[RouteTarget]>, bytes: usize) -> Result<Self, NotStored> {
+        let full = targets.iter().map(|to| &to.target).find(|target| target.is_blocked_beyond(target.share));
+        if let Some(target) = full {
+            return Err(NotStored::Crowded { group: target.group.clone() });
+        }
+        for Target { held, arriving, .. } in targets.iter().map(|to| &*to.target) {
+            held.fetch_add(bytes, Ordering::Relaxed);
+            arriving.increment(bytes as f64);
+        }
+        Ok(Self { targets: targets.clone(), bytes })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for Target { held, arriving, .. } in self.targets.iter().map(|to| &*to.target) {
+            held.fetch_sub(self.bytes, Ordering::Relaxed);
+            arriving.decrement(self.bytes as f64);
+        }
+    }
+}
+
+/// Whether so much waits for room in one of these logs that nothing more is read from senders to it.
+pub(crate) fn is_crowded(targets: &[RouteTarget]) -> bool {
+    targets.iter().any(|to| to.target.is_blocked_beyond(to.target.share / 2))
 }
 
 /// Finds the targets of a route among all.
