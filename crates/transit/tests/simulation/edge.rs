@@ -280,9 +280,8 @@ impl World {
     }
 
     pub(crate) fn start_edge(&mut self, edge: usize) {
+        let config = DispatcherConfig { waiting_batches_max: 8, ..DispatcherConfig::default() };
         let plant = self.plant;
-        let sought_max = if plant == Plant::ForgetQuestions { 0 } else { 100 };
-        let config = DispatcherConfig { waiting_batches_max: 8, sought_max, ..DispatcherConfig::default() };
         let now = self.now + self.edges[edge].skew;
         let state = &mut self.edges[edge];
         let mut recovered = Recovered::default();

@@ -34,8 +34,6 @@ pub(crate) enum Plant {
     BlindToTwins,
     /// A new sink commits without waiting for the edges that have not come yet.
     UnawareOfEdges,
-    /// An edge does not remember which sinks asked for chunks that it has not got.
-    ForgetQuestions,
 }
 
 impl Plant {
@@ -59,6 +57,5 @@ impl Plant {
         (Self::DenyChunks, &["stored once"]),
         (Self::BlindToTwins, &["stored once"]),
         (Self::UnawareOfEdges, &["stored once"]),
-        (Self::ForgetQuestions, &["stored once"]),
     ];
 }

@@ -28,8 +28,8 @@ struct Part {
     landed: BTreeSet<Partition>,
     complete: bool,
     fenced: bool,
-    /// Chunks of it that these edges had too, when they were given up after a wait.
-    unasked: BTreeSet<(usize, usize)>,
+    /// Chunks of it that these edges had too, when they were given up after a wait; why.
+    unasked: BTreeMap<(usize, usize), &'static str>,
     /// Chunks of which two batches were half done.
     torn: BTreeSet<usize>,
 }
@@ -43,7 +43,7 @@ impl Store {
 impl World {
     /// A sink has the store commit a part; it lands some time, or never.
     pub(crate) fn begin(&mut self, sink: usize, part: &PartId, batches: Vec<Staged>, wanted: &[Partition]) {
-        let (mut unasked, mut torn) = (BTreeSet::new(), BTreeSet::new());
+        let (mut unasked, mut torn) = (BTreeMap::new(), BTreeSet::new());
         for &chunk in batches.iter().flat_map(|batch| &batch.chunks) {
             let half_done = |other: &usize| {
                 let state = &self.edges[*other];
@@ -56,9 +56,12 @@ impl World {
             if holders.iter().filter(|other| half_done(other)).count() > 1 {
                 torn.insert(chunk);
             }
-            unasked.extend(
-                holders.iter().filter(|other| self.has_given_up(sink, part, **other)).map(|&o| (chunk, o)),
-            );
+            for &other in holders.iter().filter(|other| self.has_given_up(sink, part, **other)) {
+                let knows = self.edges[other].members.contains(&self.sinks[sink].name);
+                let why =
+                    if knows { "doubled by an edge out of reach" } else { "doubled by another topology" };
+                unasked.insert((chunk, other), why);
+            }
         }
         let stored = self.store.parts.entry(part.clone()).or_default();
         let first = stored.batches.is_empty() || stored.fenced;
@@ -120,10 +123,10 @@ impl World {
                 let of =
                     |part: &Part| part.batches.iter().find(|b| b.chunks.contains(&chunk)).map(|b| b.edge);
                 let unasked = |part: &Part, edge: Option<usize>| {
-                    edge.is_some_and(|edge| part.unasked.contains(&(chunk, edge)))
+                    edge.and_then(|edge| part.unasked.get(&(chunk, edge)).copied())
                 };
-                if unasked(one, Some(edge)) || unasked(other, of(one)) {
-                    self.covered.count("doubled by an edge out of reach", 1);
+                if let Some(why) = unasked(one, Some(edge)).or(unasked(other, of(one))) {
+                    self.covered.count(why, 1);
                 } else if one.torn.contains(&chunk) || other.torn.contains(&chunk) {
                     self.covered.count("doubled by two half-done batches", 1);
                 } else {
