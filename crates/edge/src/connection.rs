@@ -170,7 +170,8 @@ impl Connection {
 
     pub(crate) async fn run(mut self) {
         let end = self.receive().await;
-        self.finish(&end).await;
+        // Apart: an idle connection has no room for its end.
+        Box::pin(self.finish(&end)).await;
     }
 
     async fn receive(&mut self) -> End {
@@ -210,7 +211,7 @@ impl Connection {
                     if self.clock.finishing.take().is_some() {
                         self.holding.let_go();
                     }
-                    if let Some(end) = self.judge_and_take(event).await {
+                    if let Some(end) = self.judge_and_take(event) {
                         return Some(end);
                     }
                 }
@@ -250,13 +251,13 @@ impl Connection {
             &self.peer,
             format_args!("its chunk is kept in {}", path.display()),
         );
-        self.take(Event::Ack { ack, skipped: Skips::default() }).await;
+        self.take(Event::Ack { ack, skipped: Skips::default() });
         None
     }
 
-    async fn judge_and_take(&mut self, event: Event) -> Option<End> {
+    fn judge_and_take(&mut self, event: Event) -> Option<End> {
         let Event::Batch(batch) = event else {
-            self.take(event).await;
+            self.take(event);
             self.after_a_message();
             return None;
         };
@@ -266,15 +267,15 @@ impl Connection {
         self.bite = (batch.payload.len() + 2 * ROOM_MIN).clamp(READ_BYTES, READ_BYTES_MAX);
         self.warn_of_size(bytes);
         match self.meter.take(self.door.now(), &batch.header.tag, events, bytes) {
-            Judgement::Pass => self.take(Event::Batch(batch)).await,
+            Judgement::Pass => self.take(Event::Batch(batch)),
             Judgement::Slow(wait) => {
                 self.clock.paused = Some(Instant::now() + wait);
-                self.take(Event::Batch(batch)).await;
+                self.take(Event::Batch(batch));
             }
             Judgement::Drop => {
                 self.door.refusals.note("limit_drop", &self.peer, "its events are dropped, over a limit");
                 if !batch.acks.is_empty() {
-                    self.take(Event::Ack { ack: batch.acks, skipped: batch.skipped }).await;
+                    self.take(Event::Ack { ack: batch.acks, skipped: batch.skipped });
                 }
             }
             Judgement::Close => {
@@ -506,7 +507,7 @@ impl Connection {
     }
 
     /// Stores and acknowledges whatever was complete, and says goodbye.
-    async fn finish(mut self, end: &End) {
+    async fn finish(&mut self, end: &End) {
         let deadline = Instant::now() + self.ack_deadline();
         while !self.pending.is_empty() {
             let next = std::future::poll_fn(|cx| {
@@ -531,6 +532,11 @@ impl Connection {
         let told = timeout(LAST_ACKS, bye).await;
         self.door.metrics.open.decrement(1.0);
         let incomplete = self.session.buffer().len();
+        if matches!(end, End::Refused) {
+            // Nobody looks at it any more, and a sender may take its time to go.
+            *self.session.buffer() = BytesMut::new();
+            self.hold();
+        }
         match end {
             End::Eof if incomplete > 0 => {
                 names::FORWARD_VIOLATIONS_TOTAL.with(["truncated"]).increment(1);
@@ -553,7 +559,7 @@ impl Connection {
             match self.session.next(now_ns()) {
                 Ok(Some(Event::Batch(batch))) if batch.acks.is_empty() => {
                     let batch = self.rewrite.apply(batch);
-                    self.take(Event::Batch(batch)).await;
+                    self.take(Event::Batch(batch));
                     while let Some(stored) = self.pending.next().await {
                         if !self.note(stored) {
                             return;

@@ -6,9 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use weir_forward::{Batch, Event, Skips};
+use weir_forward::{Batch, Event, Reason, Skips};
 use weir_telemetry::{TagCounter, TagTable, names};
 
 use crate::connection::Connection;
@@ -40,20 +41,20 @@ pub(crate) struct Stored {
 pub(crate) type Pending = Pin<Box<dyn Future<Output = Stored> + Send>>;
 
 impl Connection {
-    pub(crate) async fn take(&mut self, event: Event) {
+    pub(crate) fn take(&mut self, event: Event) {
         match event {
-            Event::Batch(batch) => self.store(batch).await,
+            Event::Batch(batch) => self.store(batch),
             Event::Ack { ack, skipped } => {
-                count(&skipped);
+                self.count(&skipped);
                 // Behind the batches that came before it: acknowledgements leave in order.
                 self.pending.push_back(Box::pin(async move { Stored { bytes: 0, ack, outcome: Ok(()) } }));
             }
-            Event::Skipped(skipped) => count(&skipped),
+            Event::Skipped(skipped) => self.count(&skipped),
         }
     }
 
-    async fn store(&mut self, batch: Batch) {
-        count(&batch.skipped);
+    fn store(&mut self, batch: Batch) {
+        self.count(&batch.skipped);
         let Batch { header, payload, acks: ack, .. } = batch;
         let (events, bytes) = (header.events(), payload.len());
         let plan = self.door.intake.plan.load_full();
@@ -81,11 +82,21 @@ impl Connection {
             };
             Stored { bytes, ack, outcome }
         });
-        // Polled once here, so that batches enter the logs in the order in which they came.
-        if let std::task::Poll::Ready(stored) = futures_util::poll!(&mut future) {
+        // Polled once here, so that batches enter the logs in the order in which they came; whoever waits for `pending`
+        // polls it again.
+        if let Some(stored) = (&mut future).now_or_never() {
             future = Box::pin(std::future::ready(stored));
         }
         self.pending.push_back(future);
+    }
+
+    fn count(&self, skipped: &Skips) {
+        for (reason, times) in skipped.iter() {
+            names::FORWARD_SKIPPED_TOTAL.with([reason.label()]).increment(u64::from(times));
+            if let Some(detail) = told(reason) {
+                self.door.refusals.note(reason.label(), &self.peer, detail);
+            }
+        }
     }
 
     fn tag_counter(&mut self, tag: &Arc<str>) -> &TagCounter {
@@ -104,10 +115,20 @@ impl Connection {
     }
 }
 
-fn count(skipped: &Skips) {
-    for (reason, times) in skipped.iter() {
-        names::FORWARD_SKIPPED_TOTAL.with([reason.label()]).increment(u64::from(times));
-    }
+/// What a sender's operator should know of something that was left out; nothing where all is as it should be.
+fn told(reason: Reason) -> Option<&'static str> {
+    Some(match reason {
+        Reason::NotMessage => "it sends values that are no messages",
+        Reason::InvalidMessage => "it sends messages without a tag, or without events",
+        Reason::InvalidTag => "its tag is no text, or too long; the events are left out",
+        Reason::InvalidOptions => "its options are no map; the events are taken",
+        Reason::InvalidEntry => "entries without a time and a record are left out",
+        Reason::TruncatedEntry => "its packed entries end within one, which is left out",
+        Reason::UnsupportedSignal => {
+            "it sends metrics or traces (`fluent_signal`), and only logs are taken: they are acknowledged and left out"
+        }
+        Reason::GroupMarker => return None,
+    })
 }
 
 pub(crate) fn now_ns() -> i64 {

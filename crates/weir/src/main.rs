@@ -177,5 +177,14 @@ fn run_node<N: Future<Output = anyhow::Result<node::Ended>>>(
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    raise_open_files();
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Each sender is an open file; the soft limit is low for the sake of programs that use `select`.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where it is refused, fewer senders fit, and the log says so when it comes to that.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

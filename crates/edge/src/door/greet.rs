@@ -157,3 +157,19 @@ fn note(door: &Door, reason: &'static str, peer: &Peer, error: &io::Error) {
         door.refusals.note(reason, peer, error);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Tens of thousands of them wait at the same time.
+    #[test]
+    fn a_connection_is_small() {
+        println!("connection {} tcp {}", size_of::<Connection>(), bytes(tcp));
+        assert!(bytes(tcp) <= 4096, "{}", bytes(tcp));
+    }
+}

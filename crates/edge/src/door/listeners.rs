@@ -348,7 +348,7 @@ async fn accept_tcp(door: Arc<Door>, listener: TcpListener, tasks: TaskTracker) 
                     tasks.spawn(greet::tcp(door.clone(), socket, peer, counted));
                 }
             }
-            Err(error) => not_accepted(&error).await,
+            Err(error) => not_accepted(&door, &error).await,
         }
     }
 }
@@ -365,14 +365,18 @@ async fn accept_unix(door: Arc<Door>, listener: UnixListener, tasks: TaskTracker
                     tasks.spawn(greet::unix(door.clone(), socket, counted));
                 }
             }
-            Err(error) => not_accepted(&error).await,
+            Err(error) => not_accepted(&door, &error).await,
         }
     }
 }
 
-async fn not_accepted(error: &io::Error) {
+async fn not_accepted(door: &Door, error: &io::Error) {
     // Out of file descriptors, mostly: those that are open go on, and new ones wait a moment.
-    warn!(%error, "cannot accept a sender; raise the limit of open files if this goes on");
+    door.refusals.note(
+        "not_accepted",
+        "unknown",
+        format_args!("it cannot be accepted: {error}; raise the limit of open files if this goes on"),
+    );
     tokio::time::sleep(ACCEPT_AGAIN).await;
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Up to half of the budget anyone may hold what it needs. Above it only those that hold less than an equal share are
 //! read on, so a few greedy connections cannot starve many modest ones; and one connection at a time may finish a message
-//! that is larger than its share, so that all of them together never wait for ever. Pure but for atomics.
+//! that is larger than its share, as far as the whole budget reaches, so that all of them together never wait for ever.
+//! Pure but for atomics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,7 +89,8 @@ impl Holding {
     /// Whether more may be read. `unfinished`: it has part of a message, which others' bytes must not keep from its end.
     pub(crate) fn allowance(&self, unfinished: bool) -> Allowance {
         let budget = &self.budget;
-        let soft = budget.total.load(Ordering::Relaxed) / 2;
+        let total = budget.total.load(Ordering::Relaxed);
+        let soft = total / 2;
         if budget.used() <= soft {
             self.let_go();
             return Allowance::Yes;
@@ -105,7 +107,8 @@ impl Holding {
                     .finisher
                     .compare_exchange(NOBODY, self.id, Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok();
-        if may { Allowance::Finish } else { Allowance::No }
+        // Beyond the whole it waits, and keeps its right: either others' messages reach the disk, or its time is over.
+        if may && budget.used() <= total { Allowance::Finish } else { Allowance::No }
     }
 
     /// Gives up the right to finish, once the message is complete.
@@ -147,6 +150,10 @@ mod tests {
         assert_eq!(third.allowance(true), Allowance::Finish);
         drop(third);
         assert_eq!(greedy.allowance(true), Allowance::Finish, "who is gone lets go");
+        greedy.set(61 * MIB);
+        assert_eq!(greedy.allowance(true), Allowance::No, "nobody goes beyond the whole");
+        modest.set(MIB);
+        assert_eq!(greedy.allowance(true), Allowance::Finish);
         drop((greedy, modest));
         assert_eq!(budget.used(), 0);
         assert_eq!(budget.holders.load(Ordering::Relaxed), 0);

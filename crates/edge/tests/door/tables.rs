@@ -365,6 +365,7 @@ async fn every_row_of_both_tables() {
             let (how, pieces) = cuts(&bytes).swap_remove(cut);
             let at = || format!("{}, {how}", row.name);
             let before = counts();
+            let told = Totals::now().sum(&names::FORWARD_REFUSED_TOTAL);
             let mut sender = scene.tcp().await;
             for piece in pieces {
                 // It may be closed before it has taken all.
@@ -411,6 +412,12 @@ async fn every_row_of_both_tables() {
             })
             .await;
             assert_eq!(seen, wanted, "{}", at());
+            // What is counted is told in the log, too, and counted for its listener.
+            until(&format!("{}: the log", at()), async || {
+                let now = Totals::now().sum(&names::FORWARD_REFUSED_TOTAL);
+                (now > told) != wanted.is_empty()
+            })
+            .await;
             let mut events = vec![r#"1.000000000 {"p":1}"#.to_owned()];
             events.extend(row.stored.iter().cloned());
             if matches!(row.fate, Fate::Open | Fate::Waits(_)) {
