@@ -11,6 +11,17 @@ use crate::configuration;
 /// Says where a tag goes.
 pub(crate) fn explain(file: &Path, tag: &str) -> anyhow::Result<ExitCode> {
     let topology = configuration::topology(file)?;
+    for listener in &topology.forward.listeners {
+        let settings = &listener.settings;
+        let came = settings.tag.as_deref().unwrap_or(tag);
+        let becomes = match &settings.add_tag_prefix {
+            Some(prefix) => format!("{prefix}.{came}"),
+            None => came.to_owned(),
+        };
+        if becomes != tag {
+            println!("from senders at listener {} it becomes {becomes}, which is another tag", listener.name);
+        }
+    }
     let router = router(&topology)?;
     let Some(index) = router.route(tag) else {
         println!("tag {tag}: no route matches; its events are dropped and counted");

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use weir_topology::Topology;
+use weir_topology::{ListenAt, Listener, Topology};
 
 use super::store;
 
-/// Racks, edges, groups, stores and routes.
+/// Racks, edges, listeners, groups, stores and routes.
 pub(super) fn text(topology: &Topology) -> String {
     let mut racks: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for edge in &topology.edges {
@@ -23,6 +23,12 @@ pub(super) fn text(topology: &Topology) -> String {
     for (rack, nodes) in racks {
         let _ = write!(out, "\nrack {rack}\n  {}\n", nodes.join("\n  "));
     }
+    out += "\nlisteners\n";
+    for listener in &topology.forward.listeners {
+        let edges: Vec<_> = listener.edges.iter().map(|edge| edge.as_str()).collect();
+        let edges = if edges.is_empty() { "all edges".to_owned() } else { edges.join(", ") };
+        let _ = writeln!(out, "  {:<16} {edges}: {}", listener.name, terms(listener));
+    }
     out += "\nroutes, first match wins\n";
     for route in &topology.routes {
         let groups: Vec<_> = route.groups.iter().map(|group| group.as_str()).collect();
@@ -34,4 +40,72 @@ pub(super) fn text(topology: &Topology) -> String {
         let _ = writeln!(out, "  {id:<16} {sinks} sinks -> {}", store(group));
     }
     out
+}
+
+/// Where a listener is, and what a sender meets there.
+fn terms(listener: &Listener) -> String {
+    let settings = &listener.settings;
+    let mut terms = vec![match &listener.at {
+        ListenAt::NodeFile => "`listen.forward` of the node file".to_owned(),
+        ListenAt::Tcp(address) => address.clone(),
+        ListenAt::Unix { path, .. } => format!("unix:{}", path.display()),
+    }];
+    let mut add = |there: bool, term: &str| terms.extend(there.then(|| term.to_owned()));
+    let mutual = settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    add(settings.tls.is_some() && !mutual, "TLS");
+    add(mutual, "TLS with a certificate of the sender");
+    let users = settings.security.as_ref().is_some_and(|security| !security.users.is_empty());
+    add(settings.security.is_some() && !users, "shared key");
+    add(users, "shared key and user");
+    add(!settings.proxy_protocol.is_empty(), "PROXY header from balancers");
+    add(!settings.allow.is_empty() || !settings.deny.is_empty(), "some addresses only");
+    if let Some(tag) = &settings.tag {
+        terms.push(format!("every tag becomes {tag}"));
+    }
+    if let Some(prefix) = &settings.add_tag_prefix {
+        terms.push(format!("{prefix}. before each tag"));
+    }
+    let limits: Vec<_> = settings.limits.iter().map(|limit| limit.name.as_str()).collect();
+    if !limits.is_empty() {
+        terms.push(format!("limits {}", limits.join(", ")));
+    }
+    terms.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_topology::parse_topology;
+
+    #[test]
+    fn listeners_say_what_a_sender_meets() {
+        let text = r#"
+            version = 1
+            cluster.name = "c"
+            edge = [{ name = "e1", rack = "r" }, { name = "e2", rack = "r" }]
+            route = [{ match = "**", groups = ["g"] }]
+            [[group]]
+            id = "g"
+            sink = [{ name = "s", rack = "r", address = "h:1" }]
+            store = { kind = "file", path = "out" }
+            [[listener]]
+            name = "inside"
+            [[listener]]
+            name = "outside"
+            edges = ["e2"]
+            address = "0.0.0.0:24225"
+            add_tag_prefix = "dmz"
+            tls = { cert = "a", key = "b", client_ca = "c" }
+            security = { shared_key = "hush" }
+            limit = [{ name = "flood", events = 5, action = "drop" }]
+        "#;
+        let shown = super::text(&parse_topology(text, "t").unwrap().0);
+        for line in [
+            "  inside           all edges: `listen.forward` of the node file\n",
+            "  outside          e2: 0.0.0.0:24225; TLS with a certificate of the sender; shared key; \
+             dmz. before each tag; limits flood\n",
+        ] {
+            assert!(shown.contains(line), "{shown}");
+        }
+        assert!(!shown.contains("hush"));
+    }
 }
