@@ -1,5 +1,5 @@
-//! Real client libraries at an edge: over TLS with a shared key and a user, and through kills of the edge. And Weir
-//! itself as a sender, to another Weir.
+//! Real client libraries at an edge: over TLS, with a shared key and a user where they can, through kills of the edge and
+//! of themselves. And Weir itself as a sender, to another Weir.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use weir_tests::{Client, Load, Mode, Scratch, Site, loadgen_binary, metric, port, run, until};
+use weir_tests::{Client, Load, Mode, Scratch, Site, loadgen_binary, metric, port, run, until, weir_binary};
 
 const LONG: Duration = Duration::from_secs(90);
 
-/// Two edges: `near` speaks plainly and passes everything on to `far`, which wants TLS, a key and a user, puts `via.`
-/// before each tag, and has a sink with files. With the directory of those, and the port of `far`.
-fn site(scratch: &Scratch) -> Result<(Site<'_>, PathBuf, u16)> {
-    let (files_link, pass_link, far) = (port()?, port()?, port()?);
+/// Two edges: `near` speaks plainly and, at another port, TLS, and passes everything on to `far`, which wants TLS, a key
+/// and a user, puts `via.` before each tag, and has a sink with files. With the directory of those, the port of `far`,
+/// and the one for TLS of `near`.
+fn site(scratch: &Scratch) -> Result<(Site<'_>, PathBuf, u16, u16)> {
+    let (files_link, pass_link, far, tls) = (port()?, port()?, port()?, port()?);
     let files = scratch.dir("files")?;
     let topology = format!(
         r#"version = 1
@@ -29,6 +30,11 @@ rack = "r1"
 [[listener]]
 name = "plain"
 edges = ["near"]
+[[listener]]
+name = "tls"
+edges = ["near"]
+address = "127.0.0.1:{tls}"
+tls = {{ cert = "tls/door.crt", key = "tls/door.key" }}
 [[listener]]
 name = "secure"
 edges = ["far"]
@@ -64,8 +70,13 @@ groups = ["pass"]
         files.display()
     );
     let site = Site::new(scratch, &topology, &["near", "far", "files-1", "pass-1"])?;
+    run(Command::new(weir_binary()?).args(["ca", "issue"]).arg(scratch.path().join("tls")).args([
+        "door",
+        "--san",
+        "localhost",
+    ]))?;
     scratch.write("key", "open sesame\n")?;
-    Ok((site, files, far))
+    Ok((site, files, far, tls))
 }
 
 fn load(port: u16, stream: &str, mode: Mode, ack: bool, count: u64) -> Load {
@@ -108,7 +119,7 @@ fn all_stored(files: &Path, stream: &str, count: u64, once: bool) -> Result<()> 
 #[test]
 fn tls_with_a_shared_key_and_a_user_to_far_and_by_way_of_near() {
     Scratch::run("secure-senders", |scratch| {
-        let (site, files, far_port) = site(scratch)?;
+        let (site, files, far_port, tls_port) = site(scratch)?;
         let (mut files_sink, mut pass_sink) = (site.sink("files-1")?, site.sink("pass-1")?);
         let (mut far, mut near) = (site.edge("far")?, site.edge("near")?);
         let ca = scratch.path().join("tls/ca.crt").display().to_string();
@@ -132,6 +143,18 @@ fn tls_with_a_shared_key_and_a_user_to_far_and_by_way_of_near() {
             Client::sent(&mut node.start_with(&load, &secure, &said)?, &load, LONG)?;
             all_stored(&files, stream, 2_000, true)?;
         }
+        // These know TLS and no key; python's library knows neither.
+        for (client, stream, mode, ack) in [
+            (Client::go(), "go-tls", Mode::Message, true),
+            (Client::go(), "go-tls-no-ack", Mode::Message, false),
+            (Client::go(), "go-tls-json", Mode::Json, true),
+            (Client::java(), "java-tls", Mode::Packed, true),
+            (Client::java(), "java-tls-no-ack", Mode::Packed, false),
+        ] {
+            let load = load(tls_port, stream, mode, ack, 2_000);
+            Client::sent(&mut client.start_with(&load, &secure[..1], &said)?, &load, LONG)?;
+            all_stored(&files, stream, 2_000, true)?;
+        }
         // Weir as the sender: what comes in near goes by a store to far.
         run(Command::new(loadgen_binary()?)
             .args([
@@ -148,7 +171,7 @@ fn tls_with_a_shared_key_and_a_user_to_far_and_by_way_of_near() {
             .arg(scratch.path().join("passed.json")))?;
         until("all that was passed on", LONG, || {
             let taken = metric(far.metrics, "weir_edge_events_total", &[("group", "files")])?;
-            ensure!(taken == 30_000.0, "{taken} of 30000 events came to far");
+            ensure!(taken == 40_000.0, "{taken} of 40000 events came to far");
             Ok(())
         })?;
         far.stop()?;
@@ -158,24 +181,36 @@ fn tls_with_a_shared_key_and_a_user_to_far_and_by_way_of_near() {
     });
 }
 
+/// One edge with a port that it keeps, and a sink with files; with their directory and the port.
+fn lasting(scratch: &Scratch) -> Result<(Site<'_>, PathBuf, u16)> {
+    let (link, forward, files) = (port()?, port()?, scratch.dir("files")?);
+    let topology = format!(
+        "version = 1\ncluster.name = \"kills\"\nedge = [{{ name = \"edge-1\", rack = \"r1\" }}]\n\
+         route = [{{ match = \"**\", groups = [\"files\"] }}]\n\
+         [[listener]]\nname = \"here\"\naddress = \"127.0.0.1:{forward}\"\n\
+         [[group]]\nid = \"files\"\nsink = [{{ name = \"files-1\", rack = \"r1\", address = \"127.0.0.1:{link}\" }}]\n\
+         store = {{ kind = \"file\", path = \"{}\" }}\npart = {{ age = \"300ms\" }}\n",
+        files.display()
+    );
+    Ok((Site::new(scratch, &topology, &["edge-1", "files-1"])?, files, forward))
+}
+
 #[test]
 fn senders_outlive_kills_of_their_edge_and_lose_nothing_acknowledged() {
     Scratch::run("killed-under-senders", |scratch| {
-        let (link, forward, files) = (port()?, port()?, scratch.dir("files")?);
-        let topology = format!(
-            "version = 1\ncluster.name = \"kills\"\nedge = [{{ name = \"edge-1\", rack = \"r1\" }}]\n\
-             route = [{{ match = \"**\", groups = [\"files\"] }}]\n\
-             [[listener]]\nname = \"here\"\naddress = \"127.0.0.1:{forward}\"\n\
-             [[group]]\nid = \"files\"\nsink = [{{ name = \"files-1\", rack = \"r1\", address = \"127.0.0.1:{link}\" }}]\n\
-             store = {{ kind = \"file\", path = \"{}\" }}\npart = {{ age = \"300ms\" }}\n",
-            files.display()
-        );
-        let site = Site::new(scratch, &topology, &["edge-1", "files-1"])?;
+        let (site, files, forward) = lasting(scratch)?;
         let (mut edge, mut sink) = (site.edge("edge-1")?, site.sink("files-1")?);
-        let go = Client::go();
-        let load = load(forward, "go-killed", Mode::Message, true, 3_000);
-        let mut sending = go.start(&load, &scratch.dir("clients")?)?;
+        let logs = scratch.dir("clients")?;
+        let go = load(forward, "go-killed", Mode::Message, true, 3_000);
+        let mut sending = vec![(Client::go().start(&go, &logs)?, go)];
         for kill in 1..=3 {
+            // These are quick: new ones before each kill.
+            for (client, mode, count) in
+                [(Client::java(), Mode::Packed, 20_000), (Client::node(), Mode::Forward, 5_000)]
+            {
+                let load = load(forward, &format!("{}-killed-{kill}", client.name), mode, true, count);
+                sending.push((client.start(&load, &logs)?, load));
+            }
             until("more events", LONG, || {
                 let (numbers, _) = stored(&files, "go-killed")?;
                 ensure!(numbers.len() >= kill * 300, "{} before kill {kill}", numbers.len());
@@ -184,9 +219,45 @@ fn senders_outlive_kills_of_their_edge_and_lose_nothing_acknowledged() {
             edge.process.kill_9()?;
             edge.restart()?;
         }
-        // The library sends again what was not acknowledged; an event that was, is there.
-        Client::sent(&mut sending, &load, LONG)?;
-        all_stored(&files, "go-killed", 3_000, false)?;
+        // The libraries send again what was not acknowledged; an event that was, is there.
+        for (process, load) in &mut sending {
+            Client::sent(process, load, LONG)?;
+            all_stored(&files, &load.stream, load.count, false)?;
+        }
+        edge.stop()?;
+        sink.stop()
+    });
+}
+
+#[test]
+fn a_killed_sender_finds_all_that_it_was_told_of() {
+    Scratch::run("killed-senders", |scratch| {
+        let (site, files, forward) = lasting(scratch)?;
+        let (mut edge, mut sink) = (site.edge("edge-1")?, site.sink("files-1")?);
+        let logs = scratch.dir("clients")?;
+        for (client, mode) in [(Client::go(), Mode::Message), (Client::node(), Mode::Packed)] {
+            let first = load(forward, &format!("{}-first", client.name), mode, true, 1_000_000);
+            let mut process = client.start(&first, &logs)?;
+            let told = |said: &str| {
+                said.lines().filter_map(|line| line.strip_prefix("acknowledged ")?.parse::<u64>().ok()).max()
+            };
+            until("some acknowledgements", LONG, || {
+                ensure!(told(&process.said()?) >= Some(1_000), "{:?}", told(&process.said()?));
+                Ok(())
+            })?;
+            process.kill_9()?;
+            let told = told(&process.said()?).context("acknowledgements")?;
+            // Again, and to the end.
+            let second = load(forward, &format!("{}-second", client.name), mode, true, 2_000);
+            client.send(&second, &logs, LONG)?;
+            all_stored(&files, &second.stream, second.count, true)?;
+            let (numbers, records) = stored(&files, &first.stream)?;
+            ensure!(
+                (0..told).all(|number| numbers.contains(&number)),
+                "of {told} acknowledged some are missing"
+            );
+            ensure!(numbers.len() == records, "{records} records of {} events", numbers.len());
+        }
         edge.stop()?;
         sink.stop()
     });

@@ -34,6 +34,8 @@ pub enum Mode {
     Packed,
     /// The same, compressed with gzip.
     Compressed,
+    /// One event for each message, and JSON instead of MessagePack.
+    Json,
 }
 
 /// What a client is asked to send.
@@ -74,7 +76,7 @@ impl Client {
     /// Go's `fluent-logger-golang`.
     #[must_use]
     pub const fn go() -> Client {
-        Client { name: "go", modes: &[Mode::Message], acks: true }
+        Client { name: "go", modes: &[Mode::Message, Mode::Json], acks: true }
     }
 
     /// Java's `fluency`.
@@ -177,6 +179,7 @@ impl Mode {
             Mode::Forward => "forward",
             Mode::Packed => "packed",
             Mode::Compressed => "compressed",
+            Mode::Json => "json",
         }
     }
 }

@@ -3,22 +3,26 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails, there and then")]
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
 use weir_forward::handshake;
 use weir_forward::{Batch, Event, Limits, Session};
+use weir_link::ca::{Authority, Issued};
 use weir_model::{BatchId, Encoding, Incarnation, LogId, PartId, Seq};
 use weir_shape::{Format, each_event};
 use weir_store::conformance::{self, Harness, batch, incarnation, now_ns, part, samples, sink};
 use weir_store::{Backend, Outcome, Part, PartBatch, Store, StoreError};
-use weir_store_forward::{ForwardBackend, ForwardSettings, Security, Server};
+use weir_store_forward::{ForwardBackend, ForwardSettings, Security, Server, Tls};
 
 /// Somebody who takes events.
 struct Receiver {
@@ -36,6 +40,7 @@ struct Received {
     /// It stores a chunk once, however often it comes.
     recognises: AtomicBool,
     security: Option<Arc<handshake::Security>>,
+    tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl Receiver {
@@ -51,7 +56,17 @@ impl Receiver {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
                 shared.connections.fetch_add(1, Ordering::SeqCst);
-                connections.spawn(serve(socket, shared.clone()));
+                let (shared, peer) = (shared.clone(), socket.peer_addr().unwrap().ip());
+                connections.spawn(async move {
+                    match shared.tls.clone() {
+                        None => serve(socket, peer, shared).await,
+                        Some(tls) => {
+                            if let Ok(socket) = tokio_rustls::TlsAcceptor::from(tls).accept(socket).await {
+                                serve(socket, peer, shared).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self { address, state, accepting }
@@ -78,11 +93,10 @@ impl Receiver {
     }
 }
 
-async fn serve(mut socket: TcpStream, state: Arc<Received>) {
+async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, peer: IpAddr, state: Arc<Received>) {
     let mut session = match &state.security {
         None => Session::new(Limits::default()),
         Some(security) => {
-            let peer = socket.peer_addr().unwrap().ip();
             let mut server = handshake::Server::new(security.clone(), peer, [1; 16], [2; 16]);
             socket.write_all(&server.hello()).await.unwrap();
             let verdict = loop {
@@ -277,6 +291,91 @@ async fn keys_and_users() {
     assert!(try_with("open sesame", "wrong", "weir").await.contains("username/password mismatch"));
     assert!(try_with("open sesame", "hush", "receiver").await.contains("our own name"));
     assert_eq!(receiver.events(), 5);
+}
+
+fn certificate(issued: &Issued) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let chain = CertificateDer::pem_file_iter(&issued.cert).unwrap().map(Result::unwrap).collect();
+    (chain, PrivateKeyDer::from_pem_file(&issued.key).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_with_certificates_on_both_sides() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::create(dir.path()).unwrap();
+    let issue = |name: &str| authority.issue(&name.parse().unwrap(), &[], 1).unwrap();
+    let (theirs, ours) = (issue("receiver"), issue("weir"));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&theirs.ca).unwrap()).unwrap();
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let (chain, key) = certificate(&theirs);
+    // As Fluentd does by default: TLS 1.2 alone.
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(chain, key)
+        .unwrap();
+    let receiver = Receiver::start(Received { tls: Some(Arc::new(tls)), ..Received::default() }).await;
+    let others = tempfile::tempdir().unwrap();
+    let stranger = Authority::create(others.path()).unwrap().issue(&"x".parse().unwrap(), &[], 1).unwrap();
+    let try_with = async |ca: &Issued, identity: Option<&Issued>, name: Option<&str>| {
+        let mut settings = settings(vec![receiver.server()]);
+        settings.tls = Some(Tls {
+            ca: ca.ca.clone(),
+            identity: identity.map(|issued| (issued.cert.clone(), issued.key.clone())),
+            name: name.map(str::to_owned),
+        });
+        let backend = ForwardBackend::new(settings).unwrap();
+        let (store, id) = life(&backend).await;
+        store.commit(&some(&backend, id, 1)).await.map(|_| ())
+    };
+    try_with(&theirs, Some(&ours), Some("receiver")).await.unwrap();
+    for (ca, identity, name, what) in [
+        (&stranger, Some(&ours), Some("receiver"), "an authority that we do not know"),
+        (&theirs, None, Some("receiver"), "none of our own"),
+        (&theirs, Some(&stranger), Some("receiver"), "one of ours that they do not know"),
+        (&theirs, Some(&ours), Some("somebody"), "another name"),
+        (&theirs, Some(&ours), None, "a name that is not that of the address"),
+    ] {
+        let tried = try_with(ca, identity, name).await;
+        assert!(matches!(tried, Err(StoreError::Transient { .. })), "{what}: {tried:?}");
+    }
+    assert_eq!(receiver.events(), 5);
+}
+
+/// Who accepts connections and says nothing, as a process that hangs does, is waited for once and then left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_only_accepts_is_tried_once() {
+    let security = || handshake::Security {
+        server_hostname: "receiver".into(),
+        shared_key: "open sesame".into(),
+        keepalive: true,
+        allow_anonymous_source: true,
+        clients: Vec::new(),
+        users: None,
+    };
+    let works = Received { security: Some(Arc::new(security())), ..Received::default() };
+    let works = Receiver::start(works).await;
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hung = Server { address: hangs.local_addr().unwrap().to_string(), weight: 100, standby: false };
+    let mut settings = settings(vec![hung, works.server()]);
+    settings.connect_timeout = Duration::from_millis(200);
+    settings.recover_every = Duration::from_secs(3600);
+    settings.security =
+        Some(Security { self_hostname: "weir".into(), shared_key: "open sesame".into(), user: None });
+    let backend = ForwardBackend::new(settings).unwrap();
+    let (store, id) = life(&backend).await;
+    for number in 0..20 {
+        store.commit(&some(&backend, PartId { number, ..id.clone() }, 1)).await.unwrap();
+    }
+    assert_eq!(works.events(), 100);
+    let mut connections = 0;
+    while timeout(Duration::from_millis(100), hangs.accept()).await.is_ok() {
+        connections += 1;
+    }
+    assert_eq!(connections, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

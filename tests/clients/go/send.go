@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"os"
 	"strconv"
 	"time"
 
@@ -22,16 +23,24 @@ func main() {
 	ack := flag.Bool("ack", false, "")
 	eventTime := flag.Bool("event-time", false, "")
 	flag.Parse()
-	if *mode != "message" {
+	if *mode != "message" && *mode != "json" {
 		log.Fatalf("no such mode: %s", *mode)
+	}
+	network, host := "tcp", "127.0.0.1"
+	if ca := os.Getenv("WEIR_TEST_CA"); ca != "" {
+		// The library trusts whom the system trusts.
+		os.Setenv("SSL_CERT_FILE", ca)
+		network, host = "tls", "localhost"
 	}
 
 	logger, err := fluent.New(fluent.Config{
-		FluentHost:         "127.0.0.1",
+		FluentNetwork:      network,
+		FluentHost:         host,
 		FluentPort:         *port,
 		TagPrefix:          *tagPrefix,
 		RequestAck:         *ack,
 		SubSecondPrecision: *eventTime,
+		MarshalAsJSON:      *mode == "json",
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -44,6 +53,10 @@ func main() {
 		}
 		if err := logger.PostWithTime(strconv.Itoa(seq%*tags), time.Now(), record); err != nil {
 			log.Fatalf("record %d: %v", seq, err)
+		}
+		// With acknowledgements it has come by now.
+		if *ack && seq%100 == 99 {
+			fmt.Printf("acknowledged %d\n", seq+1)
 		}
 	}
 	if err := logger.Close(); err != nil {

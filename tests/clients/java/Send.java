@@ -1,11 +1,20 @@
 // Sends numbered records with Java's fluency. See ../README.md for the command line.
 
+import java.io.InputStream;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.KeyStore;
+import java.security.cert.CertificateFactory;
 import java.time.Instant;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.atomic.AtomicReference;
+
+import javax.net.ssl.SSLContext;
+import javax.net.ssl.SSLSocketFactory;
+import javax.net.ssl.TrustManagerFactory;
 
 import org.komamitsu.fluency.EventTime;
 import org.komamitsu.fluency.Fluency;
@@ -32,6 +41,14 @@ public class Send {
         FluencyBuilderForFluentd builder = new FluencyBuilderForFluentd();
         builder.setAckResponseMode(options.containsKey("--ack"));
         builder.setErrorHandler(error::set);
+        // A server that restarts is away for some seconds.
+        builder.setSenderMaxRetryCount(100);
+        builder.setSenderMaxRetryIntervalMillis(500);
+        String ca = System.getenv("WEIR_TEST_CA");
+        if (ca != null) {
+            builder.setSslEnabled(true);
+            builder.setSslSocketFactory(trusting(Path.of(ca)));
+        }
         try (Fluency fluency = builder.build("127.0.0.1", Integer.parseInt(options.get("--port")))) {
             for (int seq = 0; seq < count; seq++) {
                 Map<String, Object> record = new LinkedHashMap<>();
@@ -55,5 +72,18 @@ public class Send {
             throw new IllegalStateException(error.get());
         }
         System.out.println("sent " + count);
+    }
+
+    private static SSLSocketFactory trusting(Path ca) throws Exception {
+        KeyStore store = KeyStore.getInstance(KeyStore.getDefaultType());
+        store.load(null, null);
+        try (InputStream pem = Files.newInputStream(ca)) {
+            store.setCertificateEntry("ca", CertificateFactory.getInstance("X.509").generateCertificate(pem));
+        }
+        TrustManagerFactory trust = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+        trust.init(store);
+        SSLContext context = SSLContext.getInstance("TLS");
+        context.init(null, trust.getTrustManagers(), null);
+        return context.getSocketFactory();
     }
 }

@@ -40,6 +40,8 @@ async function main() {
     milliseconds: args["event-time"],
     ack: args.ack ? { ackTimeout: ACK_TIMEOUT_MS } : undefined,
     disconnect: { waitForPending: true },
+    // A server that restarts is away for some seconds.
+    eventRetry: args.ack ? { attempts: 100, maxDelay: 500 } : undefined,
   });
   for (let first = 0; first < count; first += WINDOW) {
     const window = [];
@@ -48,6 +50,7 @@ async function main() {
       window.push(client.emit(String(seq % tags), { stream: args.stream, seq, message }));
     }
     await Promise.all(window);
+    if (args.ack) console.log(`acknowledged ${Math.min(first + WINDOW, count)}`);
   }
   await client.disconnect();
   console.log(`sent ${count}`);
