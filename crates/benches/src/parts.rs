@@ -38,10 +38,14 @@ pub(crate) struct Part {
 }
 
 /// All parts.
-pub(crate) const ALL: [Part; 11] = [
+pub(crate) const ALL: [Part; 13] = [
     part("scan-packed", EVENTS, "event", 2.0, || scan(packed(), 1)),
     part("scan-forward", EVENTS, "event", 2.0, || scan(forward(), 1)),
     part("scan-messages", EVENTS, "event", 3.0, || scan(messages(), 1)),
+    part("scan-gzip", EVENTS, "event", 3.0, || scan(compressed("gzip", &gzip(&entries())?), 1)),
+    part("scan-zstd", EVENTS, "event", 3.0, || {
+        scan(compressed("zstd", &zstd::bulk::compress(&entries(), 1)?), 1)
+    }),
     part("header", 100, "batch", 5.0, header),
     part("log-append", 16, "batch", 3.0, log_append),
     part("log-read", 16, "batch", 3.0, log_read),
@@ -137,6 +141,21 @@ fn forward() -> Vec<u8> {
 
 fn messages() -> Vec<u8> {
     (0..EVENTS).flat_map(|n| [b"\x93\xa7app.web", &event(n)[1..]].concat()).collect()
+}
+
+fn compressed(how: &str, packed: &[u8]) -> Vec<u8> {
+    let mut message = b"\x93\xa7app.web\xc6".to_vec();
+    message.extend((packed.len() as u32).to_be_bytes());
+    message.extend(packed);
+    message.extend(b"\x82\xa5chunk\xb8AAECAwQFBgcICQoLDA0ODw==\xaacompressed\xa4");
+    message.extend(how.as_bytes());
+    message
+}
+
+fn gzip(plain: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(plain)?;
+    encoder.finish()
 }
 
 fn scan(message: Vec<u8>, batches: usize) -> anyhow::Result<Work> {

@@ -1,6 +1,6 @@
 //! The cases of a bench, by name: what is measured, with what traffic.
 
-use super::{load::Load, traffic::Shape};
+use super::{hostile::Foe, load::Load, traffic::Shape};
 use crate::chunk::Mode;
 
 /// What a case measures.
@@ -20,6 +20,12 @@ pub(super) enum Job {
     Restart,
     /// An edge and a sink that have nothing to do.
     Idle,
+    /// An edge with thousands of connections that say nothing.
+    IdleConnections,
+    /// Thousands of connects at once.
+    Storm,
+    /// A sender that behaves beside peers that do not.
+    Hostile(Foe),
 }
 
 impl Job {
@@ -32,6 +38,9 @@ impl Job {
             Self::Backlog => "backlog",
             Self::Restart => "restart",
             Self::Idle => "idle",
+            Self::IdleConnections => "idle-connections",
+            Self::Storm => "storm",
+            Self::Hostile(foe) => foe.name(),
         }
     }
 }
@@ -57,7 +66,7 @@ pub(super) fn all(scale: f64) -> Vec<Case> {
     use Mode::{Forward, Gzip, Message, Packed, Zstd};
     let case =
         |job, mode, bytes, tags, connections, ack| case(job, mode, bytes, tags, connections, ack, scale);
-    vec![
+    let mut cases = vec![
         case(Job::Log, Packed, 250, 1, 4, true),
         case(Job::Log, Packed, 100, 1, 4, true),
         case(Job::Log, Packed, 1024, 1, 4, true),
@@ -84,7 +93,11 @@ pub(super) fn all(scale: f64) -> Vec<Case> {
         case(Job::Backlog, Packed, 250, 1, 4, true),
         case(Job::Restart, Packed, 250, 1, 4, true),
         case(Job::Idle, Packed, 250, 1, 4, true),
-    ]
+        case(Job::IdleConnections, Packed, 250, 1, 4, true),
+        case(Job::Storm, Packed, 250, 1, 4, true),
+    ];
+    cases.extend(Foe::ALL.map(|foe| case(Job::Hostile(foe), Packed, 250, 1, 4, true)));
+    cases
 }
 
 fn case(
@@ -109,9 +122,9 @@ fn case(
         Mode::Forward | Mode::Packed => RUN_BYTES,
     };
     let events = (bytes * scale / event_bytes as f64) as u64;
-    let load = Load { connections, events: events.max(1), window: 8, rate: None };
+    let load = Load { connections, first: 0, events: events.max(1), window: 8, rate: None };
     let mut name = format!("{}/{}/{event_bytes}B/{tags}t/{connections}c", job.name(), mode_name(mode));
-    if matches!(job, Job::Restart | Job::Idle) {
+    if !matches!(job, Job::Log | Job::File | Job::Kafka | Job::Latency | Job::Backlog) {
         name = job.name().to_owned();
     } else if !ack {
         name.push_str("/noack");

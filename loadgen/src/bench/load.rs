@@ -37,6 +37,8 @@ const CONNECTING_MAX: usize = 128;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) connections: u32,
+    /// Number of the first of them. Chunk ids follow from it: what goes to one edge twice must not look like a retry.
+    pub(super) first: u32,
     /// Events in all; rounded up to whole units for each connection.
     pub(super) events: u64,
     /// Units of one connection that may be unacknowledged.
@@ -147,7 +149,7 @@ impl Connection {
                 place.with_context(|| format!("no acknowledgement for {STALL_MAX:?}"))??.forget();
                 self.open.lock().push_back(due.unwrap_or_else(Instant::now));
             }
-            traffic.unit(&mut unit, self.number, number);
+            traffic.unit(&mut unit, self.shared.load.first + self.number, number);
             let body = unit.body.as_deref().unwrap_or_default();
             for part in [&unit.head[..], body, &unit.tail[..]] {
                 let written = tokio::time::timeout(STALL_MAX, socket.write_all(part)).await;

@@ -17,7 +17,9 @@ use clap::Args;
 mod borders;
 mod cases;
 pub(crate) mod copy;
+mod crowd;
 mod flow;
+mod hostile;
 mod kafka;
 mod load;
 mod others;
@@ -175,6 +177,9 @@ impl Bench<'_> {
             Job::Backlog => self.backlog(case, report),
             Job::Restart => self.restart(case, report),
             Job::Idle => self.idle(report),
+            Job::IdleConnections => self.idle_connections(case, report),
+            Job::Storm => self.storm(case, report),
+            Job::Hostile(foe) => self.hostile(case, foe, report),
         }
     }
 }

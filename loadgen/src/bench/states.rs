@@ -51,7 +51,7 @@ impl Bench<'_> {
         let traffic = Arc::new(Traffic::new(case.shape)?);
         let most = self.most(case, &traffic, true)?;
         let backlog = self.sized(self.args.backlog_gib, case);
-        let load = Load { events: backlog, ..self.paced(case, most / 2.0) };
+        let load = Load { events: backlog, first: case.load.connections, ..self.paced(case, most / 2.0) };
         let quiet = {
             let dir = self.scratch()?;
             let running = Cluster::new(&self.weir, dir.path(), &Store::File)?.run(true)?;
@@ -187,11 +187,11 @@ fn load_events(traffic: &Traffic, load: Load) -> u64 {
     load.events.div_ceil(unit * connections).max(1) * unit * connections
 }
 
-fn paced_figures(sent: &Sent) -> Figures {
+pub(super) fn paced_figures(sent: &Sent) -> Figures {
     flow::figures(sent, sent.seconds)
 }
 
-fn mib(bytes: u64) -> f64 {
+pub(super) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 

@@ -34,6 +34,11 @@ pub(super) enum Store {
 impl Cluster {
     /// Writes the files of a cluster into `dir`.
     pub(super) fn new(binary: &Path, dir: &Path, store: &Store) -> anyhow::Result<Self> {
+        Self::with_door(binary, dir, store, "")
+    }
+
+    /// The same; `door` is what `[forward]` says.
+    pub(super) fn with_door(binary: &Path, dir: &Path, store: &Store, door: &str) -> anyhow::Result<Self> {
         let cluster = Self { binary: binary.to_owned(), dir: dir.to_owned() };
         let tls = dir.join("tls");
         cluster.weir(&["ca", "init"], &tls, &[])?;
@@ -50,7 +55,7 @@ impl Cluster {
             "version = 1\n[cluster]\nname = \"bench\"\n[[edge]]\nname = \"bench-edge\"\nrack = \"r\"\n\
              [[group]]\nid = \"bench\"\nquota = \"1TiB\"\n\
              sink = [{{ name = \"bench-sink\", rack = \"r\", address = \"127.0.0.1:{port}\" }}]\n\
-             [group.store]\n{store}\n[[route]]\nmatch = \"**\"\ngroups = [\"bench\"]\n"
+             [group.store]\n{store}\n[[route]]\nmatch = \"**\"\ngroups = [\"bench\"]\n[forward]\n{door}"
         );
         fs::write(dir.join("topology.toml"), topology)?;
         for (role, listen) in [("edge", "forward = \"127.0.0.1:0\"\n"), ("sink", "")] {
