@@ -374,7 +374,7 @@ async fn not_accepted(door: &Door, error: &io::Error) {
     // Out of file descriptors, mostly: those that are open go on, and new ones wait a moment.
     door.refusals.note(
         "not_accepted",
-        "unknown",
+        &"unknown",
         format_args!("it cannot be accepted: {error}; raise the limit of open files if this goes on"),
     );
     tokio::time::sleep(ACCEPT_AGAIN).await;

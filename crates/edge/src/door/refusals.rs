@@ -29,7 +29,7 @@ impl Refusals {
     }
 
     /// Counts one, and logs it unless the last line of this reason is too recent.
-    pub(crate) fn note(&self, reason: &'static str, peer: impl Display, detail: impl Display) {
+    pub(crate) fn note(&self, reason: &'static str, peer: &dyn Display, detail: impl Display) {
         let Ok(mut reasons) = self.reasons.lock() else { return };
         let known = reasons.entry(reason).or_insert_with(|| Reason {
             counter: names::FORWARD_REFUSED_TOTAL.with([self.listener.as_str(), reason]),
