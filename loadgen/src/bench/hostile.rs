@@ -33,6 +33,7 @@ use crate::encode;
 /// What an operator would set against strangers: little of everything from 127.0.1.0/24, where they come from.
 const DOOR: &str = r#"
 memory = "256MiB"
+chunk_size_limit = "32MiB"
 decompression_size_limit = "32MiB"
 message_timeout = "5s"
 max_connections_per_source = 1000
