@@ -3,29 +3,31 @@
 use crate::outcome::Fault;
 use crate::scan::{Skipper, Snag, array};
 
-/// Most elements of a message that are looked at all: four have a meaning, later ones are ignored, and an array
-/// with more is not Forward (R8).
+/// Most elements of a message: later ones than [`MEANT`] are ignored, and an array with more is not Forward (R8).
 pub(crate) const ELEMENTS_MAX: usize = 16;
+/// Elements that have a meaning: four of a message, six of a handshake's PING, and the one that a PING must not have.
+const MEANT: usize = 7;
 
 /// A complete value at the front of the buffer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Frame {
     /// Whether it is an array; else it counts as one element.
     pub(crate) array: bool,
-    /// Offset of each element and, behind the last, of the end.
-    starts: [usize; ELEMENTS_MAX + 1],
+    /// Offset of each element that has a meaning and, behind the last, of its end.
+    starts: [usize; MEANT + 1],
     elements: usize,
+    end: usize,
 }
 
 impl Frame {
     /// Bytes of the whole value.
     pub(crate) fn len(&self) -> usize {
-        self.starts[self.elements]
+        self.end
     }
 
     /// Where the element lies, if the array has it.
     pub(crate) fn element(&self, index: usize) -> Option<std::ops::Range<usize>> {
-        (index < self.elements).then(|| self.starts[index]..self.starts[index + 1])
+        (index < self.elements.min(MEANT)).then(|| self.starts[index]..self.starts[index + 1])
     }
 }
 
@@ -40,7 +42,7 @@ pub(crate) struct Framer {
 impl Framer {
     pub(crate) fn new() -> Self {
         Self {
-            frame: Frame { array: false, starts: [0; ELEMENTS_MAX + 1], elements: 0 },
+            frame: Frame { array: false, starts: [0; MEANT + 1], elements: 0, end: 0 },
             found: None,
             skipper: Skipper::new(),
         }
@@ -63,8 +65,11 @@ impl Framer {
                 return Ok(None);
             }
             found += 1;
-            self.frame.starts[found] = self.skipper.pos();
-            self.skipper.restart(self.skipper.pos(), usize::from(self.frame.array));
+            self.frame.end = self.skipper.pos();
+            if let Some(start) = self.frame.starts.get_mut(found) {
+                *start = self.frame.end;
+            }
+            self.skipper.restart(self.frame.end, usize::from(self.frame.array));
         }
         self.found = None;
         Ok(Some(self.frame))
@@ -82,7 +87,8 @@ impl Framer {
         if elements > ELEMENTS_MAX {
             return Err(Fault::OuterArray { elements });
         }
-        (self.frame.array, self.frame.elements, self.frame.starts[0]) = (is_array, elements, header);
+        self.frame.starts[0] = header;
+        (self.frame.array, self.frame.elements, self.frame.end) = (is_array, elements, header);
         self.skipper.restart(header, usize::from(is_array));
         Ok(true)
     }

@@ -15,13 +15,24 @@ use crate::tally::{MINUTES_MAX, Tally};
 const PACK_EVENTS_MAX: usize = 4096;
 const _: () = assert!(PACK_EVENTS_MAX <= MINUTES_MAX);
 
-/// A message with one valid event, whose entry stands elsewhere.
-pub(crate) struct Single {
+/// How much a payload that has no more room may grow at once, as a multiple of what is in it.
+const GROWTH: usize = 4;
+
+/// A message with one valid event.
+pub(crate) struct Single<'a> {
     pub(crate) tag: Arc<str>,
     pub(crate) time: EventTime,
     pub(crate) chunk: Option<Bytes>,
     pub(crate) ack: Bytes,
     pub(crate) skipped: Skips,
+    /// The pieces of its entry.
+    pub(crate) entry: [&'a [u8]; 4],
+}
+
+impl Single<'_> {
+    fn entry_bytes(&self) -> usize {
+        self.entry.iter().map(|piece| piece.len()).sum()
+    }
 }
 
 /// A batch in the making.
@@ -39,7 +50,7 @@ pub(crate) struct Pack {
 
 impl Pack {
     /// An empty pack for messages like this one.
-    pub(crate) fn new(single: &Single, received_ns: i64) -> Self {
+    pub(crate) fn new(single: &Single<'_>, received_ns: i64) -> Self {
         Self {
             tag: Arc::clone(&single.tag),
             chunked: single.chunk.is_some(),
@@ -53,20 +64,26 @@ impl Pack {
         }
     }
 
-    /// Whether a message with an entry of so many bytes may join: same tag, either all with a chunk or all
-    /// without, and room.
-    pub(crate) fn takes(&self, single: &Single, entry_bytes: usize, bytes_max: usize) -> bool {
+    /// Whether a message may join: same tag, either all with a chunk or all without, and room for its entry.
+    pub(crate) fn takes(&self, single: &Single<'_>, bytes_max: usize) -> bool {
         self.tag == single.tag
             && self.chunked == single.chunk.is_some()
             && self.events < PACK_EVENTS_MAX
-            && self.payload.len() + entry_bytes <= bytes_max
+            && self.payload.len() + single.entry_bytes() <= bytes_max
     }
 
-    pub(crate) fn add(&mut self, single: Single, entry: &[u8]) {
-        let digest = xxh3_64(entry);
-        self.tally.add(single.time, entry.len(), digest);
+    /// Adds the event. Behind it `ahead` bytes have come already, and more of its kind are probably among them.
+    pub(crate) fn add(&mut self, single: Single<'_>, ahead: usize) {
+        let (start, bytes) = (self.payload.len(), single.entry_bytes());
+        if self.payload.capacity() - start < bytes {
+            self.payload.reserve(bytes + ahead.min(GROWTH * start));
+        }
+        for piece in single.entry {
+            self.payload.extend_from_slice(piece);
+        }
+        let digest = xxh3_64(&self.payload[start..]);
+        self.tally.add(single.time, bytes, digest);
         self.events += 1;
-        self.payload.extend_from_slice(entry);
         self.skipped.add_all(single.skipped);
         if let Some(id) = single.chunk {
             // The event payload of such a message is its entry.

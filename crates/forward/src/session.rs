@@ -49,13 +49,11 @@ pub struct Session {
     wire: Wire,
     strangers: u32,
     /// Single-event messages that wait for more of their kind; only within one call of `next`.
-    pack: Option<Pack>,
+    pack: Option<Box<Pack>>,
     /// What was found behind the pack and comes out after it.
     held: Option<Result<Event, Violation>>,
     /// The last tag: the next message mostly has the same.
     tag: Arc<str>,
-    /// A single event while it is being looked at.
-    entry: Vec<u8>,
     ended: Option<Violation>,
 }
 
@@ -76,7 +74,8 @@ enum Value {
 /// What one value of the stream turned out to be.
 enum Step {
     Event(Event),
-    Single(Single),
+    /// A single event has begun another pack; this one is full, or of another kind.
+    Full(Box<Pack>),
     Nothing,
     Incomplete,
 }
@@ -94,17 +93,7 @@ impl Session {
     }
 
     fn with_wire(limits: Limits, buffer: BytesMut, wire: Wire) -> Self {
-        Self {
-            limits,
-            buffer,
-            wire,
-            strangers: 0,
-            pack: None,
-            held: None,
-            tag: Arc::from(""),
-            entry: Vec::new(),
-            ended: None,
-        }
+        Self { limits, buffer, wire, strangers: 0, pack: None, held: None, tag: Arc::from(""), ended: None }
     }
 
     /// Where the driver puts what it reads, at the end. Payloads are split off it without copying, so whoever
@@ -126,11 +115,8 @@ impl Session {
         loop {
             let outcome = match self.step(now_ns) {
                 Ok(Step::Nothing) => continue,
-                Ok(Step::Incomplete) => return Ok(self.pack.take().map(Pack::into_event)),
-                Ok(Step::Single(single)) => match self.add(single, now_ns) {
-                    Some(full) => return Ok(Some(full.into_event())),
-                    None => continue,
-                },
+                Ok(Step::Incomplete) => return Ok(self.pack.take().map(|pack| pack.into_event())),
+                Ok(Step::Full(pack)) => return Ok(Some(pack.into_event())),
                 Ok(Step::Event(event)) => Ok(event),
                 Err(violation) => Err(violation),
             };
@@ -263,7 +249,7 @@ impl Session {
             }
             Body::Single { time, record } => {
                 let metadata = options.metadata.map(|range| &message[range]);
-                Ok(self.single(&message[time], metadata, &message[record], sender))
+                Ok(self.single(message, [time, record], metadata, sender, now_ns))
             }
             Body::Entries(range) => self.stream(message, range, Packing::Plain, sender, now_ns),
             Body::Packed(range) => self.stream(message, range, options.packing, sender, now_ns),
@@ -279,39 +265,41 @@ impl Session {
         Some(Arc::clone(&self.tag))
     }
 
-    /// The framer has found all three values well-formed, so their kinds are all that is left to look at.
-    fn single(&mut self, when: &[u8], metadata: Option<&[u8]>, record: &[u8], sender: Sender) -> Step {
+    /// Puts a single event into the pack; the one before comes out when it does not fit there. The framer has found
+    /// all values well-formed, so their kinds are all that is left to look at.
+    fn single(
+        &mut self,
+        message: &[u8],
+        [when, record]: [Range<usize>; 2],
+        metadata: Option<&[u8]>,
+        sender: Sender,
+        now_ns: i64,
+    ) -> Step {
         let Sender { tag, chunk, ack, mut skipped } = sender;
-        let Some((time, _)) = time(when).filter(|_| map(record).is_some()) else {
+        let Some((time, _)) =
+            time(&message[when.clone()]).filter(|_| map(&message[record.clone()]).is_some())
+        else {
             skipped.add(Reason::InvalidEntry);
             return nothing_to_store(ack, skipped);
         };
-        if metadata.is_some() && is_group_marker(time, when[0]) {
+        if metadata.is_some() && is_group_marker(time, message[when.start]) {
             skipped.add(Reason::GroupMarker);
             return nothing_to_store(ack, skipped);
         }
-        self.entry.clear();
-        self.entry.extend_from_slice(if metadata.is_some() { b"\x92\x92" } else { b"\x92" });
-        for part in [when, metadata.unwrap_or_default(), record] {
-            self.entry.extend_from_slice(part);
-        }
-        Step::Single(Single { tag, time, chunk, ack, skipped })
-    }
-
-    /// Puts a single event into the pack; returns the one before when it does not fit there.
-    fn add(&mut self, single: Single, now_ns: i64) -> Option<Pack> {
+        // Without metadata both stand in the message as they do in an entry.
+        let entry: [&[u8]; 4] = match metadata {
+            Some(metadata) => [b"\x92\x92", &message[when], metadata, &message[record]],
+            None => [b"\x92", &message[when.start..record.end], b"", b""],
+        };
+        let single = Single { tag, time, chunk, ack, skipped, entry };
         let full = match &self.pack {
-            Some(pack) if pack.takes(&single, self.entry.len(), self.limits.pack_bytes_max) => None,
-            _ => self.pack.replace(Pack::new(&single, now_ns)),
+            Some(pack) if pack.takes(&single, self.limits.pack_bytes_max) => None,
+            _ => self.pack.replace(Box::new(Pack::new(&single, now_ns))),
         };
         if let Some(pack) = &mut self.pack {
-            pack.add(single, &self.entry);
+            pack.add(single, self.buffer.len());
         }
-        // One huge event must not stay with the connection.
-        if self.entry.capacity() > self.limits.pack_bytes_max {
-            self.entry = Vec::new();
-        }
-        full
+        full.map_or(Step::Nothing, Step::Full)
     }
 
     /// A whole stream of entries: the body of a Forward or PackedForward message.

@@ -5,9 +5,11 @@
 //! headers until it is trimmed; [`Recent::unsaved`] gives them out to be kept beside it, and only what is
 //! [saved](Recent::trimmable) may be trimmed. Left out on purpose: waiting, files and clocks.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use weir_model::{Fingerprint, Incarnation, Seq, SeqRanges};
@@ -89,10 +91,12 @@ struct Known {
 pub struct Recent {
     bounds: RecentBounds,
     incarnation: Incarnation,
-    known: HashMap<Fingerprint, u64>,
+    known: HashMap<Fingerprint, u64, RandomState>,
     // Oldest first. An entry that `known` does not confirm was dropped since.
     order: VecDeque<Known>,
-    claimed: HashSet<Fingerprint>,
+    // By which claim.
+    claimed: HashMap<Fingerprint, u64, RandomState>,
+    claims: u64,
     noted: SeqRanges,
     // Noted and not given out yet.
     fresh: Vec<Known>,
@@ -116,9 +120,10 @@ impl Recent {
         let mut recent = Self {
             bounds,
             incarnation,
-            known: HashMap::new(),
+            known: HashMap::default(),
             order: VecDeque::new(),
-            claimed: HashSet::new(),
+            claimed: HashMap::default(),
+            claims: 0,
             noted: SeqRanges::new(),
             fresh: Vec::new(),
             fresh_seqs: SeqRanges::new(),
@@ -151,21 +156,17 @@ impl Recent {
 
     /// Asks for the chunks of one batch, in their order. What is [`Claim::Mine`] is claimed until it is reported.
     pub fn claim(&mut self, chunks: &[Fingerprint]) -> Vec<Claim> {
-        let mut own: HashSet<Fingerprint> = HashSet::new();
-        let mut claim = |chunk: &Fingerprint| {
-            if let Some(&seq) = self.known.get(chunk) {
-                Claim::Stored(Seq(seq))
-            } else if own.contains(chunk) {
-                Claim::Twice
-            } else if self.claimed.insert(*chunk) {
-                // A single chunk cannot stand twice.
-                if chunks.len() > 1 {
-                    own.insert(*chunk);
+        self.claims += 1;
+        let mut claim = |chunk: &Fingerprint| match self.known.get(chunk) {
+            Some(&seq) => Claim::Stored(Seq(seq)),
+            None => match self.claimed.entry(*chunk) {
+                Entry::Vacant(free) => {
+                    free.insert(self.claims);
+                    Claim::Mine
                 }
-                Claim::Mine
-            } else {
-                Claim::Pending
-            }
+                Entry::Occupied(by) if *by.get() == self.claims => Claim::Twice,
+                Entry::Occupied(_) => Claim::Pending,
+            },
         };
         chunks.iter().map(&mut claim).collect()
     }

@@ -100,6 +100,47 @@ pub(super) fn all(scale: f64) -> Vec<Case> {
     cases
 }
 
+/// The cases that are asked for: those of [`all`] whose names begin with one of `texts`, and those of the whole matrix
+/// whose names are one of them, where `*` stands for anything between two slashes. Without texts: [`all`].
+pub(super) fn wanted(texts: &[String], scale: f64) -> Vec<Case> {
+    let mut cases = all(scale);
+    if !texts.is_empty() {
+        cases.retain(|case| texts.iter().any(|text| case.name.starts_with(text)));
+        let asked = |case: &Case| texts.iter().any(|text| fits(text, &case.name));
+        let mut others = matrix(scale);
+        others.retain(|case| asked(case) && cases.iter().all(|other| other.name != case.name));
+        cases.extend(others);
+    }
+    cases
+}
+
+/// Every traffic into the log and into files.
+fn matrix(scale: f64) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut of_mode = |job, mode| {
+        for bytes in [100, 250, 1024, 16 << 10] {
+            for tags in [1, 1000, 100_000] {
+                for connections in [1, 4, 100, 5000] {
+                    let case = |ack| case(job, mode, bytes, tags, connections, ack, scale);
+                    cases.extend([true, false].map(case));
+                }
+            }
+        }
+    };
+    for job in [Job::Log, Job::File] {
+        for mode in [Mode::Message, Mode::Forward, Mode::Packed, Mode::Gzip, Mode::Zstd] {
+            of_mode(job, mode);
+        }
+    }
+    cases
+}
+
+fn fits(pattern: &str, name: &str) -> bool {
+    let (pattern, name) = (pattern.split('/'), name.split('/'));
+    pattern.clone().count() == name.clone().count()
+        && pattern.zip(name).all(|(pattern, name)| pattern == "*" || pattern == name)
+}
+
 fn case(
     job: Job,
     mode: Mode,
@@ -154,5 +195,18 @@ mod tests {
         names.sort();
         names.dedup();
         assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn the_matrix_is_asked_for_by_pattern() {
+        let names = |text: &str| -> Vec<String> {
+            wanted(&[text.to_owned()], 1.0).into_iter().map(|case| case.name).collect()
+        };
+        assert_eq!(names("file/zstd/1024B/1000t/100c"), ["file/zstd/1024B/1000t/100c"]);
+        assert_eq!(names("log/*/250B/1t/4c").len(), 5);
+        assert_eq!(names("log/*/*/*/*").len(), 5 * 4 * 3 * 4);
+        assert_eq!(names("restart"), ["restart"]);
+        assert!(names("log/packed/250B/7t/4c").is_empty());
+        assert_eq!(wanted(&[], 1.0).len(), all(1.0).len());
     }
 }

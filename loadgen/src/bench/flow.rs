@@ -22,6 +22,8 @@ use super::{
     weir::{Cluster, Store},
 };
 
+/// Rest between a subject's start and its load.
+const SETTLE: Duration = Duration::from_millis(300);
 /// How often the output directory is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// An output that has not grown for so long is complete, if its lines are.
@@ -76,7 +78,7 @@ impl Bench<'_> {
             Subject::Copy => {
                 let (copy, forward) = super::yardstick(dir)?;
                 let processes = vec![("copy", copy)];
-                (CaseReport::YARDSTICK.to_owned(), Running { forward, processes, output: None })
+                (CaseReport::COPY.to_owned(), Running { forward, processes, output: None })
             }
             Subject::Weir => {
                 let cluster = Cluster::new(&self.weir, dir, &Store::File)?;
@@ -114,6 +116,8 @@ impl Cluster {
 
 impl Running {
     fn measure(&self, traffic: &Arc<Traffic>, case: &Case) -> anyhow::Result<Figures> {
+        // A start is no part of the rate: connections are made, and random numbers gathered, behind its ready line.
+        std::thread::sleep(SETTLE);
         let before = self.usages();
         let begun = Instant::now();
         let sent = load::run(self.forward, traffic, case.load)?;

@@ -52,7 +52,7 @@ impl Bench<'_> {
             let mut figures = flow::figures(&sent, begun.elapsed().as_secs_f64());
             running.costs(&before, sent.events, &mut figures);
             if round > 0 || self.args.smoke {
-                report.add(CaseReport::YARDSTICK, client);
+                report.add(CaseReport::CLIENT, client);
                 report.add("weir", figures);
             }
         }

@@ -35,7 +35,8 @@ use report::{CaseReport, Report};
 /// Options of `bench`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BenchArgs {
-    /// Only cases whose name starts with this; may be given more than once.
+    /// Only cases whose name starts with this, or, with `*` for any part, those of the whole matrix
+    /// MODE x BYTES x TAGS x CONNECTIONS, as `log/*/250B/1t/4c`; may be given more than once.
     #[arg(long = "case", value_name = "TEXT")]
     cases: Vec<String>,
     /// List the cases and end.
@@ -93,10 +94,7 @@ struct Bench<'a> {
 /// A subject could not be started or did not do its job; the figures until then are printed.
 pub(crate) fn command(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let scale = if args.smoke { 0.01 } else { args.scale };
-    let wanted = |case: &Case| {
-        args.cases.is_empty() || args.cases.iter().any(|text| case.name.starts_with(text.as_str()))
-    };
-    let cases: Vec<Case> = cases::all(scale).into_iter().filter(wanted).collect();
+    let cases = cases::wanted(&args.cases, scale);
     ensure!(!cases.is_empty(), "no case has such a name; --list shows them");
     if args.list {
         cases.iter().for_each(|case| println!("{}", case.name));
@@ -117,7 +115,8 @@ pub(crate) fn command(args: &BenchArgs) -> anyhow::Result<ExitCode> {
             println!("{}\n  skipped: no --kafka\n", case.name);
             continue;
         }
-        let mut figures = CaseReport::new(&case.name);
+        let yardstick = if case.job == Job::Kafka { CaseReport::CLIENT } else { CaseReport::COPY };
+        let mut figures = CaseReport::new(&case.name, yardstick);
         outcome = bench.case(case, &mut figures).with_context(|| format!("case {}", case.name));
         figures.finish();
         println!("{}", figures.table());

@@ -8,8 +8,8 @@ use serde::Serialize;
 /// Figures of one run of one subject, by name. The names say their units.
 pub(super) type Figures = BTreeMap<&'static str, f64>;
 
-/// What a subject's figures are called in ratios: this one is held against [`CaseReport::YARDSTICK`].
-const RATIOS: [&str; 2] = ["events_per_second", "ack_p99_ms"];
+/// What a subject's figures are called in ratios: these are held against the yardstick's.
+const RATIOS: [&str; 3] = ["events_per_second", "ack_p99_ms", "cpu_s_per_million"];
 
 /// All runs of a bench.
 #[derive(Debug, Serialize)]
@@ -31,6 +31,8 @@ struct Machine {
 #[derive(Debug, Serialize)]
 pub(super) struct CaseReport {
     case: String,
+    /// The subject that the others are held against.
+    yardstick: &'static str,
     subjects: BTreeMap<String, Subject>,
     /// Subject against the yardstick, run by run.
     ratios: BTreeMap<String, BTreeMap<String, Spread>>,
@@ -63,11 +65,13 @@ impl Spread {
 }
 
 impl CaseReport {
-    /// What other subjects are held against.
-    pub(super) const YARDSTICK: &'static str = "copy";
+    /// What other subjects are held against in most cases.
+    pub(super) const COPY: &'static str = "copy";
+    /// What is held against in Kafka's: its client library alone.
+    pub(super) const CLIENT: &'static str = "client alone";
 
-    pub(super) fn new(case: &str) -> Self {
-        Self { case: case.to_owned(), subjects: BTreeMap::new(), ratios: BTreeMap::new() }
+    pub(super) fn new(case: &str, yardstick: &'static str) -> Self {
+        Self { case: case.to_owned(), yardstick, subjects: BTreeMap::new(), ratios: BTreeMap::new() }
     }
 
     /// Adds one run.
@@ -88,8 +92,8 @@ impl CaseReport {
                 values.into_iter().filter_map(|(name, values)| Some((name.to_owned(), Spread::of(values)?)));
             subject.spread = spread.collect();
         }
-        let Some(yardstick) = self.subjects.get(Self::YARDSTICK) else { return };
-        for (name, subject) in self.subjects.iter().filter(|(name, _)| *name != Self::YARDSTICK) {
+        let Some(yardstick) = self.subjects.get(self.yardstick) else { return };
+        for (name, subject) in self.subjects.iter().filter(|(name, _)| *name != self.yardstick) {
             for figure in RATIOS {
                 let pairs = subject.runs.iter().zip(&yardstick.runs);
                 let ratios = pairs.filter_map(|(ours, base)| Some(ours.get(figure)? / base.get(figure)?));
@@ -110,7 +114,7 @@ impl CaseReport {
             }
             out.push('\n');
             for (figure, spread) in self.ratios.get(name).into_iter().flatten() {
-                let _ = writeln!(out, "  {:<12}  {figure} / {} {}", "", Self::YARDSTICK, shown(*spread));
+                let _ = writeln!(out, "  {:<12}  {figure} / {} {}", "", self.yardstick, shown(*spread));
             }
         }
         out
@@ -158,7 +162,7 @@ mod tests {
 
     #[test]
     fn ratios_are_those_of_paired_runs() {
-        let mut case = CaseReport::new("c");
+        let mut case = CaseReport::new("c", CaseReport::COPY);
         for (copy, weir) in [(100.0, 50.0), (10.0, 9.0), (40.0, 30.0)] {
             case.add("copy", Figures::from([("events_per_second", copy)]));
             case.add("weir", Figures::from([("events_per_second", weir), ("cpu_s_per_million", 1.0)]));

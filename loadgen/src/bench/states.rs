@@ -37,7 +37,7 @@ impl Bench<'_> {
         for _ in 0..self.args.repetitions {
             let dir = self.scratch()?;
             let (_copy, forward) = super::yardstick(dir.path())?;
-            report.add(CaseReport::YARDSTICK, paced_figures(&load::run(forward, &traffic, load)?));
+            report.add(CaseReport::COPY, paced_figures(&load::run(forward, &traffic, load)?));
             let dir = self.scratch()?;
             let cluster = Cluster::new(&self.weir, dir.path(), &Store::File)?;
             let running = cluster.run(false)?;
