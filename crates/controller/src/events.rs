@@ -14,7 +14,8 @@ const KEPT: usize = 1000;
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Event {
-    /// Rises by one; begins anew with each leader.
+    /// Rises, from one leader to the next too as far as their clocks agree: microseconds since 1970, or one more than
+    /// the event before has.
     pub id: u64,
     /// When.
     pub at: Timestamp,
@@ -43,7 +44,7 @@ impl Events {
     /// Tells everyone.
     pub fn tell(&self, kind: &str, subject: &str, text: impl Into<String>, now: Timestamp) {
         let mut kept = self.kept.lock();
-        kept.0 += 1;
+        kept.0 = u64::try_from(now.as_microsecond()).unwrap_or(0).max(kept.0 + 1);
         let event = Event {
             id: kept.0,
             at: now,
@@ -88,5 +89,11 @@ mod tests {
         assert_eq!(events.subscribe(1004).0.len(), 1);
         events.tell("k", "s", "later", Timestamp::UNIX_EPOCH);
         assert_eq!(later.try_recv().unwrap().id, 1006);
+        // Who comes from another leader misses nothing of this one.
+        let (at, clock_put_back) = (Timestamp::from_second(5).unwrap(), Timestamp::from_second(4).unwrap());
+        events.tell("k", "s", "at its time", at);
+        events.tell("k", "s", "in order", clock_put_back);
+        assert_eq!(later.try_recv().unwrap().id, 5_000_000);
+        assert_eq!(later.try_recv().unwrap().id, 5_000_001);
     }
 }

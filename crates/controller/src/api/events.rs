@@ -23,7 +23,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Streams events (SSE): those that are kept, after `Last-Event-ID` if given, then all as they happen. An event `lagged`
 /// says that the reader was too slow and how many it missed.
-#[utoipa::path(get, path = "/events", tag = "agents", responses(
+#[utoipa::path(get, path = "/events", tag = "agents", params(
+    ("last-event-id" = Option<u64>, Header, description = "The id of the last event that was read; clients send it by themselves when they connect again."),
+), responses(
     (status = 200, body = Event, content_type = "text/event-stream"),
 ))]
 pub(super) async fn stream(
