@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use weir_link::{CloseReason, Connection, ControlReceiver, ControlSender, Dialer, RecvError};
+use weir_link::{CloseReason, Connection, ControlReceiver, ControlSender, DialError, Dialer, RecvError};
 use weir_model::NodeId;
 
 use crate::comeback::Comeback;
@@ -183,6 +183,11 @@ impl Agent {
     async fn visit(&self, controller: &Controller) -> Visit {
         let connection = match self.dialer.dial(&controller.address, &controller.name).await {
             Ok(connection) => connection,
+            // A person must mend it: certificates do not fit together by waiting.
+            Err(error @ DialError::Untrusted { .. }) => {
+                tracing::warn!(%error, "the controller cannot be talked to; the node runs on");
+                return Visit::NotThere;
+            }
             Err(error) => {
                 tracing::debug!(%error, "no controller here");
                 return Visit::NotThere;

@@ -34,6 +34,9 @@ pub const CODE_REPLACED: u32 = 12;
 /// The peer does not keep to this talk.
 pub const CODE_TALK: u32 = 13;
 
+/// The agent's certificate is revoked, or of an authority that is trusted no more.
+pub const CODE_DISTRUSTED: u32 = 14;
+
 /// A revision, by number and content. The number is for people; only the hash is compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {

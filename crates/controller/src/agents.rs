@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use weir_agent::talk::{
-    CODE_NOT_LEADING, CODE_REPLACED, CODE_STOPPING, CODE_TALK, FromAgent, Report, Revision, ToAgent, decode,
-    encode,
+    CODE_DISTRUSTED, CODE_NOT_LEADING, CODE_REPLACED, CODE_STOPPING, CODE_TALK, FromAgent, Report, Revision,
+    ToAgent, decode, encode,
 };
-use weir_link::{Connection, ControlReceiver, ControlSender, Listener};
+use weir_link::{Connection, ControlReceiver, ControlSender, Identity, Listener};
 use weir_telemetry::names;
 
 use crate::desk::{Desk, Orders};
@@ -30,8 +30,13 @@ const SENDS_MAX: usize = 64;
 /// Connections at once: a fleet of 20 000 and those that are about to be replaced.
 const CONNECTIONS_MAX: usize = 25_000;
 
-/// Takes agents until `stop`.
-pub(crate) async fn serve(listener: Arc<Listener>, desk: Arc<Desk>, stop: CancellationToken) {
+/// Takes agents until `stop`. `trust` is who this controller is and whom it trusts, now and later.
+pub(crate) async fn serve(
+    listener: Arc<Listener>,
+    trust: watch::Receiver<Identity>,
+    desk: Arc<Desk>,
+    stop: CancellationToken,
+) {
     let sessions = TaskTracker::new();
     let sends = Arc::new(Semaphore::new(SENDS_MAX));
     loop {
@@ -52,8 +57,13 @@ pub(crate) async fn serve(listener: Arc<Listener>, desk: Arc<Desk>, stop: Cancel
             connection.close(CODE_STOPPING, "too many agents");
             continue;
         }
-        let session =
-            Session { connection, desk: Arc::clone(&desk), sends: Arc::clone(&sends), stop: stop.clone() };
+        let session = Session {
+            connection,
+            trust: trust.clone(),
+            desk: Arc::clone(&desk),
+            sends: Arc::clone(&sends),
+            stop: stop.clone(),
+        };
         sessions.spawn(session.run());
     }
     listener.close(CODE_STOPPING, "the controller stops").await;
@@ -63,6 +73,7 @@ pub(crate) async fn serve(listener: Arc<Listener>, desk: Arc<Desk>, stop: Cancel
 
 struct Session {
     connection: Connection,
+    trust: watch::Receiver<Identity>,
     desk: Arc<Desk>,
     sends: Arc<Semaphore>,
     stop: CancellationToken,
@@ -80,8 +91,23 @@ impl Session {
             () = self.talk() => {}
             _ = standing.wait_for(follows) => self.connection.close(CODE_NOT_LEADING, "another controller leads"),
             () = self.stop.cancelled() => self.connection.close(CODE_STOPPING, "the controller stops"),
+            () = self.distrusted() => {
+                tracing::warn!(agent = %self.connection.peer(), "its certificate is not trusted any more");
+                self.connection.close(CODE_DISTRUSTED, "your certificate is not trusted any more");
+            }
             _ = self.connection.closed() => {}
         }
+    }
+
+    /// Returns once the agent's certificate would not be let in any more.
+    async fn distrusted(&self) {
+        let mut trust = self.trust.clone();
+        while trust.changed().await.is_ok() {
+            if !trust.borrow_and_update().accepts(&self.connection) {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
     }
 
     async fn talk(&self) {

@@ -1,5 +1,7 @@
 //! Whether a text may become a revision, and what is wrong with it.
 
+use std::path::Path;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 use weir_agent::talk::TEXT_BYTES_MAX;
@@ -69,6 +71,13 @@ pub fn check(text: &str, judge: &Judge) -> Result<Sound, Vec<Problem>> {
             );
             errors.push(whole(message));
         }
+    }
+    let mut elsewhere = topology.clone();
+    elsewhere.rebase(Path::new("/"));
+    if errors.is_empty() && elsewhere != topology {
+        let message = "the path of a certificate, or of the file of a secret, must be absolute: a revision lies in no \
+                       directory";
+        errors.push(whole(message.to_owned()));
     }
     let routes = topology.routes.iter().map(|route| (route.patterns.clone(), route.groups.clone()));
     if let Err(error) = weir_routing::Router::new(routes.collect()) {

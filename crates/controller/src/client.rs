@@ -41,6 +41,18 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// Whether the same call may succeed a moment later: nobody was there, or nobody led.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { code, .. } => matches!(code.as_str(), "no_leader" | "unavailable"),
+            Self::Tls(_) => false,
+        }
+    }
+}
+
 /// What the API says no with.
 #[derive(Deserialize)]
 struct Answer {

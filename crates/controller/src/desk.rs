@@ -236,6 +236,17 @@ impl Desk {
             .send_replace(Orders { rollout: books.rollout.clone().map(Arc::new), newest: books.revisions });
     }
 
+    /// All that the state holds, as [`backup::restore`](crate::backup::restore) takes it. Changes wait meanwhile.
+    ///
+    /// # Errors
+    /// [`DeskError::State`].
+    pub async fn backup(&self, actor: &str) -> Result<String, DeskError> {
+        let mut books = self.books().await?;
+        let act = Act { actor, action: "backup.take", subject: "state".to_owned(), detail: String::new() };
+        self.commit(&mut books, Change::new(), act).await?;
+        Ok(crate::backup::take(self.state.as_ref(), Timestamp::now()).await?)
+    }
+
     /// Lines of the audit log, the last first; only those before `before`, if given.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 
 mod agents;
 pub mod api;
+pub mod backup;
 pub mod check;
 pub mod client;
 pub mod desk;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +75,7 @@ pub struct Controller {
     api: SocketAddr,
     agents: SocketAddr,
     listener: Arc<Listener>,
+    trust: watch::Sender<Identity>,
     tls: Option<ServerTls>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -94,9 +97,15 @@ impl Controller {
         let agents = listener.local_addr();
         let stop = CancellationToken::new();
         let router = api::router(Arc::clone(&desk));
+        let (trust, trusted) = watch::channel(settings.identity);
         let tasks = vec![
             tokio::spawn(serve::serve(settings.api, router, settings.tls.clone(), stop.clone())),
-            tokio::spawn(self::agents::serve(Arc::clone(&listener), Arc::clone(&desk), stop.clone())),
+            tokio::spawn(self::agents::serve(
+                Arc::clone(&listener),
+                trusted,
+                Arc::clone(&desk),
+                stop.clone(),
+            )),
             tokio::spawn({
                 let (desk, stop) = (Arc::clone(&desk), stop.clone());
                 async move { desk.run(stop).await }
@@ -104,7 +113,7 @@ impl Controller {
             tokio::spawn(until(stop.clone(), self::agents::show_standing(state.standing()))),
             tokio::spawn(until(stop.clone(), stand(Arc::clone(&desk), settings.token_file, health.clone()))),
         ];
-        Ok(Self { desk, state, api, agents, listener, tls: settings.tls, stop, tasks })
+        Ok(Self { desk, state, api, agents, listener, trust, tls: settings.tls, stop, tasks })
     }
 
     /// Where the API listens.
@@ -126,12 +135,13 @@ impl Controller {
     }
 
     /// Shows other certificates from the next handshake on: `identity` to agents, and what is in the API's files now
-    /// to its users.
+    /// to its users. Agents that `identity` does not trust are shown out.
     ///
     /// # Errors
     /// [`tls::TlsError`]: the API keeps its certificate.
     pub fn reload(&self, identity: &Identity) -> Result<(), tls::TlsError> {
         self.listener.replace_identity(identity);
+        self.trust.send_replace(identity.clone());
         self.tls.as_ref().map_or(Ok(()), ServerTls::reload)
     }
 

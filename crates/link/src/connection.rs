@@ -88,11 +88,14 @@ pub struct Connection {
 impl Connection {
     /// Wraps a connection whose handshake is done. The error says what is wrong with the peer's certificate.
     pub(crate) fn new(quic: quinn::Connection) -> Result<Self, String> {
-        // Always present and of this type: both sides demand a certificate, and rustls is the TLS below.
-        let chain = quic.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-        let chain = chain.ok_or("the peer showed no certificate")?;
+        let chain = chain(&quic).ok_or("the peer showed no certificate")?;
         let (peer, _) = describe(chain.first().ok_or("the peer showed no certificate")?)?;
         Ok(Self { quic, peer })
+    }
+
+    /// The certificates that the peer showed, its own first.
+    pub(crate) fn chain(&self) -> Option<Vec<CertificateDer<'static>>> {
+        chain(&self.quic)
     }
 
     /// The peer's name, from its verified certificate.
@@ -174,4 +177,9 @@ impl Connection {
     pub(crate) fn quic(&self) -> &quinn::Connection {
         &self.quic
     }
+}
+
+/// Always present and of this type: both sides demand a certificate, and rustls is the TLS below.
+fn chain(quic: &quinn::Connection) -> Option<Vec<CertificateDer<'static>>> {
+    quic.peer_identity()?.downcast().ok().map(|chain| *chain)
 }

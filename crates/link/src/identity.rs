@@ -11,10 +11,13 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig, version};
 use weir_model::NodeId;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::Connection;
 
 /// The protocol both sides must speak (TLS ALPN). A change to framing or greeting takes a new number.
 const ALPN: &[u8] = b"weir/1";
@@ -75,6 +78,7 @@ pub struct Identity {
     expires: SystemTime,
     pub(crate) client: Arc<QuicClientConfig>,
     pub(crate) server: Arc<QuicServerConfig>,
+    clients: Arc<dyn ClientCertVerifier>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -157,7 +161,7 @@ impl Identity {
         let mut server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])
             .map_err(untrusted)?
-            .with_client_cert_verifier(clients)
+            .with_client_cert_verifier(clients.clone())
             .with_single_cert(chain, private)
             .map_err(pair)?;
         server.alpn_protocols = vec![ALPN.to_vec()];
@@ -168,7 +172,18 @@ impl Identity {
             |_| untrusted(rustls::Error::General("no cipher suite for QUIC's first packet".to_owned()));
         let client = QuicClientConfig::try_from(client).map_err(no_suite)?;
         let server = QuicServerConfig::try_from(server).map_err(no_suite)?;
-        Ok(Self { name, expires, client: Arc::new(client), server: Arc::new(server) })
+        Ok(Self { name, expires, client: Arc::new(client), server: Arc::new(server), clients })
+    }
+
+    /// Whether the peer of a connection that exists would be let in now: its certificate is of a trusted authority, has
+    /// not expired and is not revoked.
+    #[must_use]
+    pub fn accepts(&self, connection: &Connection) -> bool {
+        let chain = connection.chain().unwrap_or_default();
+        let verify = |(first, rest): (&CertificateDer<'_>, &[CertificateDer<'_>])| {
+            self.clients.verify_client_cert(first, rest, UnixTime::now()).is_ok()
+        };
+        chain.split_first().is_some_and(verify)
     }
 
     /// The node's name: the first DNS name in its certificate.

@@ -1,7 +1,8 @@
-//! Tokens and the audit log.
+//! Tokens, the audit log, backups.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,19 @@ pub(super) async fn audit(
     Query(page): Query<Page>,
 ) -> Result<Json<Vec<AuditEntry>>, Refusal> {
     Ok(Json(desk.audit(page.before, page.limit()).await?))
+}
+
+/// Gives all that the controller keeps, for `weir controller restore`: lines of JSON.
+#[utoipa::path(get, path = "/backup", tag = "admin", responses(
+    (status = 200, body = String, content_type = "application/x-ndjson"), (status = 403, body = ErrorBody),
+))]
+pub(super) async fn backup(
+    State(desk): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Result<impl IntoResponse, Refusal> {
+    caller.may(Role::Admin)?;
+    let text = desk.backup(&caller.name).await?;
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], text))
 }
 
 /// Lists tokens; none can be had back from here.

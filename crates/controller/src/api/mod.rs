@@ -48,7 +48,7 @@ pub(crate) type Shared = Arc<Desk>;
         (name = "revisions", description = "Topologies that were accepted once, and never change."),
         (name = "rollouts", description = "How a revision reaches the nodes."),
         (name = "agents", description = "The nodes, as they report."),
-        (name = "admin", description = "Tokens, and who changed what."),
+        (name = "admin", description = "Tokens, who changed what, and backups."),
     )
 )]
 struct Api;
@@ -82,6 +82,7 @@ fn described() -> (Router<Shared>, Document) {
         .routes(routes!(agents::one))
         .routes(routes!(events::stream))
         .routes(routes!(admin::audit))
+        .routes(routes!(admin::backup))
         .routes(routes!(admin::tokens, admin::create_token))
         .routes(routes!(admin::revoke_token))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));

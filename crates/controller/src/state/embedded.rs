@@ -30,7 +30,9 @@ impl Embedded {
             DatabaseError::DatabaseAlreadyOpen => {
                 open("another process has it open; one controller per state, or use etcd".to_owned())
             }
-            other => open(format!("{other}; restore it with `weir controller restore`")),
+            other => {
+                open(format!("{other}; move it away, and have the state back with `weir controller restore`"))
+            }
         })?;
         let prepared = || {
             let transaction = database.begin_write()?;
