@@ -9,6 +9,8 @@ use clap::Subcommand;
 use weir_link::ca::Authority;
 use weir_model::NodeId;
 
+use crate::terminal::table;
+
 #[derive(Subcommand)]
 pub(crate) enum CaCommand {
     /// Makes an authority: its certificate for all nodes, its key for this host alone.
@@ -104,11 +106,13 @@ pub(crate) fn run(command: CaCommand) -> anyhow::Result<ExitCode> {
         }
         CaCommand::List { dir } => {
             let now = std::time::SystemTime::now();
+            let mut rows = vec![["NODE", "DAYS", "AUTHORITY", "SERIAL"].map(str::to_owned)];
             for listed in Authority::open(&dir)?.issued()? {
                 let left = listed.expires.duration_since(now).map_or(0, |left| left.as_secs() / 86_400);
                 let signer = if listed.ours { "current" } else { "replaced" };
-                println!("{:<32} {left:>5} days  {}  {signer}", listed.node.as_str(), listed.serial);
+                rows.push([listed.node.to_string(), left.to_string(), signer.to_owned(), listed.serial]);
             }
+            print!("{}", table(&rows));
         }
         CaCommand::Revoke { dir, names } => {
             let authority = Authority::open(&dir)?;

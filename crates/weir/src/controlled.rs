@@ -31,7 +31,7 @@ pub(crate) async fn first(file: &Path) -> anyhow::Result<bool> {
     eprintln!("weir: no topology yet; waiting for a controller to give one");
     systemd::waiting("waiting for a controller to give a topology");
     std::fs::create_dir_all(&config.data_dir)?;
-    let agent = agent(&config, Arc::new(Waiting(config.clone())), None)?;
+    let agent = agent(&config, dialer(&config)?, Arc::new(Waiting(config.clone())), None);
     let mut standing = agent.standing();
     let stop = CancellationToken::new();
     let had = async {
@@ -60,7 +60,9 @@ pub(crate) async fn follow(node: &Arc<Node>) -> anyhow::Result<Option<Following>
     }
     let applied = weir_agent::load(&config.topology)?.map(|kept| kept.revision);
     let work = Work { node: Arc::clone(node), role: config.role, topology: config.topology.clone() };
-    let agent = agent(&config, Arc::new(work), applied)?;
+    let dialer = dialer(&config)?;
+    node.has_agent(dialer.clone());
+    let agent = agent(&config, dialer, Arc::new(work), applied);
     let stop = CancellationToken::new();
     let task = tokio::spawn({
         let stop = stop.clone();
@@ -83,7 +85,17 @@ impl Following {
     }
 }
 
-fn agent(config: &NodeConfig, adopt: Arc<dyn Adopt>, applied: Option<Revision>) -> anyhow::Result<Agent> {
+fn dialer(config: &NodeConfig) -> anyhow::Result<Arc<Dialer>> {
+    let link = Settings { dial_sockets: 1, socket_buffer: 256 << 10, ..Settings::default() };
+    Ok(Arc::new(Dialer::new(&node::identity(&config.name, &config.tls)?, link)?))
+}
+
+fn agent(
+    config: &NodeConfig,
+    dialer: Arc<Dialer>,
+    adopt: Arc<dyn Adopt>,
+    applied: Option<Revision>,
+) -> Agent {
     let settings = AgentSettings {
         role: match config.role {
             Role::Edge => "edge".to_owned(),
@@ -98,9 +110,7 @@ fn agent(config: &NodeConfig, adopt: Arc<dyn Adopt>, applied: Option<Revision>) 
             .map(|it| Controller { name: it.name.clone(), address: it.address.clone() })
             .collect(),
     };
-    let link = Settings { dial_sockets: 1, socket_buffer: 256 << 10, ..Settings::default() };
-    let dialer = Arc::new(Dialer::new(&node::identity(&config.name, &config.tls)?, link)?);
-    Ok(Agent::new(settings, dialer, adopt, applied))
+    Agent::new(settings, dialer, adopt, applied)
 }
 
 /// A node before its first topology.

@@ -1,15 +1,20 @@
-//! `weir controller`: one controller, as its node file says.
+//! `weir controller`: one controller, as its node file says; its state as a backup, and back.
 
-use std::path::Path;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use reqwest::Method;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use weir_controller::desk::Desk;
-use weir_controller::state::{Embedded, Etcd, EtcdSettings, EtcdTls, State};
+use weir_controller::state::{Embedded, Etcd, EtcdSettings, EtcdTls, Standing, State};
 use weir_controller::tls::ServerTls;
 use weir_controller::{Controller, ControllerSettings};
 use weir_link::Settings;
@@ -17,6 +22,7 @@ use weir_telemetry::{Health, LogFormat, Logging, Page, Server};
 use weir_topology::{ApiTls, ControllerConfig, StateConfig, Topology};
 
 use crate::configuration;
+use crate::fleet::Access;
 use crate::node::{self, address};
 use crate::systemd;
 
@@ -25,6 +31,81 @@ const STATE_FILE: &str = "controller.redb";
 
 /// The file of the first admin token, in the data directory.
 const TOKEN_FILE: &str = "admin.token";
+
+/// How long a restore waits to lead: longer than the lease of a controller that died.
+const LEAD_MAX: Duration = Duration::from_secs(30);
+
+#[derive(Subcommand)]
+pub(crate) enum ControllerCommand {
+    /// Writes all that a running controller keeps (revisions, roll-outs, tokens as hashes, audit log) to a file.
+    Backup {
+        /// Where to.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        access: Access,
+    },
+    /// Puts a backup into the empty state of a controller that does not run.
+    Restore {
+        /// The node file of the controller.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// What `weir controller backup` wrote.
+        #[arg(value_name = "BACKUP")]
+        backup: PathBuf,
+    },
+}
+
+/// Backs a controller's state up, or restores it.
+pub(crate) async fn keep(command: ControllerCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ControllerCommand::Backup { file, access } => {
+            let answer = access.client()?.call(Method::GET, "/backup", None).await?;
+            let text = answer.as_str().context("the controller's answer is no backup")?;
+            write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+            println!("{}", file.display());
+        }
+        ControllerCommand::Restore { config, backup } => {
+            let config = configuration::controller(&config)?;
+            let text = configuration::read(&backup)?;
+            std::fs::create_dir_all(&config.data_dir)
+                .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
+            let state = state(&config)?;
+            lead(state.as_ref()).await?;
+            let restored = weir_controller::backup::restore(state.as_ref(), &text).await;
+            state.resign().await;
+            let entries = restored.with_context(|| format!("{} is not restored", backup.display()))?;
+            println!("{entries} entries restored; start the controllers");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until this process may change the state.
+async fn lead(state: &dyn State) -> anyhow::Result<()> {
+    let mut standing = state.standing();
+    let led = tokio::time::timeout(LEAD_MAX, standing.wait_for(|now| *now == Standing::Leading)).await;
+    match led {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) | Err(_) => match &*state.standing().borrow() {
+            Standing::Following(Some(api)) => {
+                bail!("a controller leads at {api}; stop all controllers, then restore")
+            }
+            _ => bail!("the state cannot be reached; look at etcd"),
+        },
+    }
+}
+
+/// Writes a file for its owner alone, in one step.
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(beside, path)
+}
 
 /// Runs a controller until it is told to stop.
 pub(crate) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
@@ -82,10 +163,10 @@ fn state(config: &ControllerConfig) -> anyhow::Result<Arc<dyn State>> {
     })
 }
 
-/// Whether every store takes its settings.
+/// Whether every store takes its settings. Secrets are the nodes': none is asked for here.
 fn judge(topology: &Topology) -> Result<(), String> {
     for group in &topology.groups {
-        weir_sink::open_backend(group).map_err(|error| format!("group {}: {error:#}", group.id))?;
+        weir_sink::check_backend(group).map_err(|error| format!("group {}: {error:#}", group.id))?;
     }
     Ok(())
 }
@@ -111,5 +192,27 @@ async fn stopped(config: &ControllerConfig, controller: &Controller) -> anyhow::
                 systemd::ready();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_controller_needs_no_secret_of_a_node() {
+        let topology = |password: &str| {
+            let text = format!(
+                "version = 1\n[cluster]\nname = \"t\"\n[[edge]]\nname = \"e\"\nrack = \"r\"\n[[group]]\nid = \"bus\"\n\
+                 sink = [{{ name = \"bus-1\", rack = \"r\", address = \"127.0.0.1:1\" }}]\n\
+                 [group.store]\nkind = \"kafka\"\nbrokers = [\"k:9092\"]\n[group.store.options]\n{password}\n\
+                 [[route]]\nmatch = \"**\"\ngroups = [\"bus\"]\n"
+            );
+            weir_topology::parse_topology(&text, "t").map(|(topology, _)| topology)
+        };
+        let elsewhere = "\"sasl.password\" = { file = \"/only/on/the/nodes\" }";
+        judge(&topology(elsewhere).expect("it is sound")).expect("it is taken");
+        let unknown = "\"no.such.option\" = \"x\"";
+        judge(&topology(unknown).expect("it is sound")).expect_err("no store has that option");
     }
 }

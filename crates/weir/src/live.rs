@@ -6,6 +6,7 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -14,11 +15,13 @@ use tokio::sync::{Mutex, RwLock, mpsc};
 use tracing::{error, info, warn};
 
 use weir_edge::{Edge, Tapped};
+use weir_link::Dialer;
 use weir_routing::Pattern;
 use weir_sink::Sink;
 use weir_telemetry::{Health, Logging, names};
 use weir_topology::{NodeConfig, revision};
 
+use crate::standalone::Sinks;
 use crate::status::{LogStatus, Status};
 use crate::{api, configuration, node, systemd, upgrade};
 
@@ -29,16 +32,30 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 pub(crate) enum Role {
     Edge(Edge),
     Sink(Sink),
+    /// A standalone process.
+    Both(Edge, Box<Sinks>),
+}
+
+impl Role {
+    fn edge(&self) -> Option<&Edge> {
+        match self {
+            Self::Edge(edge) | Self::Both(edge, _) => Some(edge),
+            Self::Sink(_) => None,
+        }
+    }
 }
 
 /// A running node.
 pub(crate) struct Node {
-    file: PathBuf,
+    // Nothing where arguments say it all.
+    file: Option<PathBuf>,
     config: Mutex<NodeConfig>,
     // Nothing once it stops.
     role: RwLock<Option<Role>>,
     health: Health,
     logging: Logging,
+    // By which it reaches its controller, if it has one.
+    agent: OnceLock<Arc<Dialer>>,
 }
 
 /// Why a node has stopped to serve.
@@ -69,7 +86,7 @@ impl From<anyhow::Error> for Refusal {
 
 impl Node {
     pub(crate) fn new(
-        file: &Path,
+        file: Option<&Path>,
         config: NodeConfig,
         role: Role,
         health: Health,
@@ -78,12 +95,19 @@ impl Node {
     ) -> Self {
         health.set_revision(revision);
         Self {
-            file: file.to_owned(),
+            file: file.map(Path::to_owned),
             config: Mutex::new(config),
             role: RwLock::new(Some(role)),
             health,
             logging,
+            agent: OnceLock::new(),
         }
+    }
+
+    /// This dialer shows the node's certificate too, also a renewed one.
+    pub(crate) fn has_agent(&self, dialer: Arc<Dialer>) {
+        // A node has one agent for all its life.
+        let _ = self.agent.set(dialer);
     }
 
     /// What its node file says.
@@ -114,6 +138,10 @@ impl Node {
     /// As for [`apply`](Self::apply).
     pub(crate) async fn reload(&self) -> Result<(), Refusal> {
         let mut config = self.config.lock().await;
+        if self.file.is_none() && config.topology.as_os_str().is_empty() {
+            info!("there is no file to read again: this process was started without one");
+            return Ok(());
+        }
         let outcome = self.read_again(&config).await;
         self.tell(&outcome);
         *config = outcome?;
@@ -122,9 +150,9 @@ impl Node {
 
     // Waits for what only a new start of this process mends.
     async fn failed(&self) -> String {
-        match &*self.role.read().await {
-            Some(Role::Edge(edge)) => edge.failed().await,
-            Some(Role::Sink(_)) | None => std::future::pending().await,
+        match self.role.read().await.as_ref().and_then(Role::edge) {
+            Some(edge) => edge.failed().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -147,7 +175,7 @@ impl Node {
             tokio::select! {
                 _ = terminate.recv() => return Ok(Asked::ToStop),
                 _ = interrupt.recv() => return Ok(Asked::ToStop),
-                _ = replace.recv() => match upgrade::check(&self.file).await {
+                _ = replace.recv() => match upgrade::check(&self.own_files().await).await {
                     Ok(()) => return Ok(Asked::ToMakeRoom),
                     Err(error) => {
                         error!("not replaced, this program runs on: {error:#}");
@@ -177,6 +205,10 @@ impl Node {
         match self.role.write().await.take() {
             Some(Role::Edge(edge)) => edge.stop().await,
             Some(Role::Sink(sink)) => sink.stop().await,
+            Some(Role::Both(edge, sinks)) => {
+                edge.stop().await;
+                sinks.stop().await;
+            }
             None => {}
         }
     }
@@ -193,15 +225,21 @@ impl Node {
                 sink.stop().await;
                 Vec::new()
             }
+            Some(Role::Both(edge, sinks)) => {
+                let sockets = edge.sockets().await?;
+                edge.hand_over().await;
+                sinks.stop().await;
+                sockets
+            }
             None => Vec::new(),
         })
     }
 
     /// How it does.
     pub(crate) async fn status(&self) -> Status {
-        let logs = match &*self.role.read().await {
-            Some(Role::Edge(edge)) => edge.status().await.into_iter().map(LogStatus::of).collect(),
-            _ => Vec::new(),
+        let logs = match self.role.read().await.as_ref().and_then(Role::edge) {
+            Some(edge) => edge.status().await.into_iter().map(LogStatus::of).collect(),
+            None => Vec::new(),
         };
         Status {
             name: self.health.name().to_string(),
@@ -223,10 +261,7 @@ impl Node {
         pattern: Option<Pattern>,
         every: Duration,
     ) -> Option<mpsc::Receiver<Tapped>> {
-        match &*self.role.read().await {
-            Some(Role::Edge(edge)) => edge.tap(pattern, every),
-            _ => None,
-        }
+        self.role.read().await.as_ref()?.edge()?.tap(pattern, every)
     }
 
     /// What is in the files that are watched.
@@ -236,18 +271,37 @@ impl Node {
         [&config.topology, ca, cert, key].map(|path| std::fs::read(path).ok()).into()
     }
 
+    /// The files that say what this node does, for a look at them.
+    async fn own_files(&self) -> Vec<PathBuf> {
+        let topology = || async { self.config.lock().await.topology.clone() };
+        let file = match &self.file {
+            Some(file) => file.clone(),
+            None => topology().await,
+        };
+        if file.as_os_str().is_empty() { Vec::new() } else { vec![file] }
+    }
+
     async fn read_again(&self, before: &NodeConfig) -> Result<NodeConfig, Refusal> {
-        let config = configuration::node(&self.file)?;
-        stays_the_same(before, &config).with_context(|| format!("{}", self.file.display()))?;
+        let config = match &self.file {
+            Some(file) => {
+                let config = configuration::node(file)?;
+                stays_the_same(before, &config).with_context(|| format!("{}", file.display()))?;
+                config
+            }
+            None => before.clone(),
+        };
         Logging::check(&config.log.level).map_err(anyhow::Error::from)?;
         let identity = node::identity(&config.name, &config.tls)?;
         let text = node::topology(&config)?;
         self.take_up(&text, &config.topology, &config).await?;
         // Neither can fail any more.
         match &*self.role.read().await {
-            Some(Role::Edge(edge)) => edge.replace_identity(&identity),
+            Some(Role::Edge(edge) | Role::Both(edge, _)) => edge.replace_identity(&identity),
             Some(Role::Sink(sink)) => sink.replace_identity(&identity),
             None => {}
+        }
+        if let Some(agent) = self.agent.get() {
+            agent.replace_identity(&identity);
         }
         self.logging.set_level(&config.log.level).map_err(anyhow::Error::from)?;
         Ok(config)
@@ -266,8 +320,9 @@ impl Node {
         match &*role {
             Some(Role::Edge(edge)) => {
                 let applied = edge.apply(&topology).await.map_err(anyhow::Error::from)?;
-                info!(revision = revision(text), added = ?applied.added, changed = ?applied.changed, draining = ?applied.draining, "another topology");
+                told(text, &applied);
             }
+            Some(Role::Both(edge, sinks)) => told(text, &sinks.apply(edge, topology).await?),
             Some(Role::Sink(sink)) => {
                 let listen = node::link_address(config, &topology, sink.address()).await?;
                 let applied = sink.apply(&topology, listen).map_err(anyhow::Error::from)?;
@@ -296,6 +351,10 @@ impl Node {
             }
         }
     }
+}
+
+fn told(text: &str, applied: &weir_edge::Applied) {
+    info!(revision = revision(text), added = ?applied.added, changed = ?applied.changed, draining = ?applied.draining, "another topology");
 }
 
 /// What only a restart changes: who the node is, and where its data and its doors are.

@@ -85,7 +85,21 @@ pub(crate) fn run(command: LogCommand) -> anyhow::Result<ExitCode> {
                 let report =
                     inspect::verify(&log).with_context(|| format!("cannot read {}", log.display()))?;
                 sound &= report.is_sound();
-                println!("{:<24} {report:?}", name(&log));
+                let inspect::Report { segments, records, bytes, damage, missing, unfinished_bytes } = &report;
+                let verdict = if report.is_sound() { "sound" } else { "DAMAGED" };
+                println!(
+                    "{:<24} {verdict}: {records} records, {bytes} bytes, {segments} segments",
+                    name(&log)
+                );
+                for (file, place) in damage {
+                    println!("  damaged: bytes {} to {} of {}", place.start, place.end, file.display());
+                }
+                if !missing.is_empty() {
+                    println!("  missing: {missing:?}");
+                }
+                if *unfinished_bytes > 0 {
+                    println!("  the last {unfinished_bytes} bytes are not, or not yet, a whole record");
+                }
             }
             if !sound {
                 return Ok(ExitCode::FAILURE);

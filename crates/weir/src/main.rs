@@ -11,6 +11,7 @@ mod controlled;
 mod controller;
 mod data_dir;
 mod export;
+mod fleet;
 mod http;
 mod live;
 mod logs;
@@ -20,6 +21,7 @@ mod standalone;
 mod status;
 mod systemd;
 mod tap;
+mod terminal;
 mod topology;
 mod upgrade;
 
@@ -69,20 +71,26 @@ enum Command {
         config: PathBuf,
     },
     /// Runs a controller: it keeps revisions of the topology and rolls them out to the nodes.
-    #[command(after_help = "Example:\n  weir controller --config /etc/weir/controller.toml")]
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "Examples:\n  weir controller --config /etc/weir/controller.toml\n  weir controller backup weir.backup\n  weir controller restore --config /etc/weir/controller.toml weir.backup"
+    )]
     Controller {
         /// The node file of this controller.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[arg(long, value_name = "FILE", required = true)]
+        config: Option<PathBuf>,
+        #[command(subcommand)]
+        command: Option<controller::ControllerCommand>,
     },
     /// Rolls a revision of the topology out to the fleet, through a controller.
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
-    /// Shows the fleet: each node, what it runs and how it does, through a controller.
+    /// Shows the fleet: each node, what it runs and how it does. The same as `weir status` with a controller.
     #[command(
         after_help = "Example:\n  weir fleet --controller https://ctl-1:24230 --token-file token --ca tls/ca.crt"
     )]
-    Fleet(rollout::Access),
+    Fleet(fleet::Access),
     /// Validates node and topology files: exit 0 or 1, each problem with file, line, column and a hint.
     #[command(after_help = "Example:\n  weir check topology/*.toml topology/local/*.toml")]
     Check {
@@ -93,8 +101,10 @@ enum Command {
     /// Looks at a topology.
     #[command(subcommand)]
     Topology(topology::TopologyCommand),
-    /// Says what a node is doing: exit 0 if it is ready, else 1.
-    #[command(after_help = "Examples:\n  weir status\n  weir status 127.0.0.1:24311 --output json")]
+    /// Says what a node is doing (exit 0 if it is ready, else 1) or, through a controller, what all nodes are doing.
+    #[command(
+        after_help = "Examples:\n  weir status\n  weir status 127.0.0.1:24311 --output json\n  weir status --controller https://ctl-1:24230 --token-file token --ca tls/ca.crt"
+    )]
     Status(status::StatusArgs),
     /// Shows a sample of the events that an edge takes in, live.
     #[command(
@@ -134,17 +144,21 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Standalone(args) => {
-            let sockets = upgrade::sockets();
-            runtime()?.block_on(standalone::run(args, sockets))
-        }
+        Command::Standalone(args) => run_node(|sockets| standalone::run(args, sockets)),
         Command::Edge { config } => run_node(|sockets| node::edge(&config, sockets)),
         Command::Sink { config } => run_node(|_| node::sink(&config)),
-        Command::Controller { config } => runtime()?.block_on(controller::run(&config)),
+        Command::Controller { command: Some(command), .. } => runtime()?.block_on(controller::keep(command)),
+        Command::Controller { config, command: None } => {
+            // clap has seen to it that one of the two is there.
+            runtime()?.block_on(controller::run(&config.unwrap_or_default()))
+        }
         Command::Rollout(command) => runtime()?.block_on(rollout::run(command)),
-        Command::Fleet(access) => runtime()?.block_on(rollout::status(&access)),
+        Command::Fleet(access) => runtime()?.block_on(fleet::status(&access)),
         Command::Check { files } => Ok(configuration::check(&files)),
         Command::Topology(command) => topology::run(command),
+        Command::Status(args) if args.address.is_none() && args.access.is_given() => {
+            runtime()?.block_on(fleet::status(&args.access))
+        }
         Command::Status(args) => status::run(&args),
         Command::Tap(args) => tap::run(&args),
         Command::Completions { shell } => {

@@ -43,7 +43,7 @@ pub(crate) async fn edge(file: &Path, sockets: Vec<TcpListener>) -> anyhow::Resu
     };
     let edge = Edge::start(settings, &topology, tags, &health).await?;
     eprintln!("weir ready role=edge forward={} metrics={}", edge.forward().await, pages.local_addr());
-    run(Node::new(file, config, Role::Edge(edge), health, logging, &revision), pages, &api).await
+    run(Node::new(Some(file), config, Role::Edge(edge), health, logging, &revision), pages, &api).await
 }
 
 /// Runs a sink until it is told to stop.
@@ -70,7 +70,7 @@ pub(crate) async fn sink(file: &Path) -> anyhow::Result<Ended> {
     let edges = topology.edges.iter().map(|edge| edge.name.clone()).collect();
     let sink = Sink::start(settings, group, edges, tags, health.clone())?;
     eprintln!("weir ready role=sink link={} metrics={}", sink.address(), pages.local_addr());
-    run(Node::new(file, config, Role::Sink(sink), health, logging, &revision), pages, &api).await
+    run(Node::new(Some(file), config, Role::Sink(sink), health, logging, &revision), pages, &api).await
 }
 
 /// How a node came to its end.
@@ -81,7 +81,8 @@ pub(crate) enum Ended {
     Replaced(Vec<OwnedFd>),
 }
 
-async fn run(node: Node, pages: Server, api: &Api) -> anyhow::Result<Ended> {
+/// Serves as a node until it is told to stop or to make room.
+pub(crate) async fn run(node: Node, pages: Server, api: &Api) -> anyhow::Result<Ended> {
     let node = Arc::new(node);
     api.serve(node.clone());
     let following = controlled::follow(&node).await?;
@@ -228,7 +229,7 @@ pub(crate) async fn stopped() -> anyhow::Result<()> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = hangup.recv() => {
-                tracing::warn!("SIGHUP: this version reads its files only at the start; restart to apply them");
+                tracing::info!("SIGHUP: nothing runs yet that could take another file up");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `weir rollout` and `weir fleet`: the fleet from one place, through a controller.
+//! `weir rollout`: a revision of the topology to the fleet, through a controller.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -7,39 +7,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use weir_controller::client::Client;
 
+use crate::fleet::{Access, number, print, text_of};
+use crate::terminal::table;
+use crate::topology::Output;
+
 /// How often `--wait` looks.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// Which controller, and as whom.
-#[derive(Args)]
-pub(crate) struct Access {
-    /// Where a controller's API is; several, with commas.
-    #[arg(long, env = "WEIR_CONTROLLER", value_name = "URL", value_delimiter = ',', required = true)]
-    controller: Vec<String>,
-    /// A file with a token of the controller.
-    #[arg(long, env = "WEIR_TOKEN_FILE", value_name = "FILE", required = true)]
-    token_file: PathBuf,
-    /// The certificate authority of an https URL.
-    #[arg(long, env = "WEIR_CA", value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// How answers are written.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// For people.
-    Text,
-    /// For programs: what the API answered.
-    Json,
-}
 
 #[derive(Subcommand)]
 pub(crate) enum RolloutCommand {
@@ -131,27 +110,6 @@ pub(crate) async fn run(command: RolloutCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Runs `weir fleet`.
-pub(crate) async fn status(access: &Access) -> anyhow::Result<ExitCode> {
-    let client = access.client()?;
-    let status = client.call(Method::GET, "/status", None).await?;
-    let agents = client.call(Method::GET, "/agents", None).await?;
-    print(access.output, &json!({"status": status, "agents": agents}), fleet);
-    Ok(ExitCode::SUCCESS)
-}
-
-impl Access {
-    fn client(&self) -> anyhow::Result<Client> {
-        let file = self.token_file.display();
-        let token = std::fs::read_to_string(&self.token_file)
-            .with_context(|| format!("cannot read the token in {file}"))?;
-        if self.ca.is_none() && self.controller.iter().any(|url| url.starts_with("https:")) {
-            bail!("https needs --ca: the authority of the controller's certificate");
-        }
-        Ok(Client::new(&self.controller, self.ca.as_deref(), &token)?)
-    }
-}
-
 async fn start(args: StartArgs) -> anyhow::Result<ExitCode> {
     let client = args.access.client()?;
     let revision = match (&args.file, args.revision) {
@@ -209,8 +167,8 @@ async fn stay(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     loop {
         let rollout = match client.call(Method::GET, "/rollout", None).await {
             Ok(rollout) => rollout,
-            // A controller that restarts is back soon.
-            Err(error @ weir_controller::client::ClientError::Unreachable { .. }) => {
+            // A controller that restarts is back soon, and so is a leader.
+            Err(error) if error.may_pass() => {
                 eprintln!("weir: {error}; trying again");
                 tokio::time::sleep(LOOK * 4).await;
                 continue;
@@ -232,35 +190,18 @@ async fn stay(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn print(output: Output, answer: &Value, words: fn(&Value) -> String) {
-    match output {
-        Output::Json => println!("{answer:#}"),
-        Output::Text => print!("{}", words(answer)),
-    }
-}
-
-fn text_of(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_default()
-}
-
-/// A roll-out for people.
-fn progress(rollout: &Value) -> String {
+/// A roll-out for people. Its first line says it all.
+pub(crate) fn progress(rollout: &Value) -> String {
     let phase = text_of(&rollout["phase"]).replace('_', " ");
-    let from = rollout["from"]["number"]
-        .as_u64()
-        .map_or("nothing".to_owned(), |number| format!("revision {number}"));
+    let from = rollout["from"]["number"].as_u64().map_or("nothing".to_owned(), |number| number.to_string());
     let waves = rollout["waves"].as_array().cloned().unwrap_or_default();
     let current = number(&rollout["wave"]) as usize;
     let mut words = format!(
-        "roll-out {}: {phase}, wave {} of {}: revision {} in place of {from}\n",
+        "roll-out {}: revision {} in place of {from}, wave {} of {}, {phase}\n",
         rollout["id"],
+        rollout["to"]["number"],
         current + 1,
         waves.len(),
-        rollout["to"]["number"],
     );
     let reason = text_of(&rollout["reason"]);
     if !reason.is_empty() {
@@ -270,65 +211,12 @@ fn progress(rollout: &Value) -> String {
     if !missing.is_empty() {
         let _ = writeln!(words, "  not back yet: {}", missing.join(", "));
     }
-    let _ =
-        writeln!(words, "  {:<16} {:>6} {:>8} {:>6} {:>8}", "wave", "nodes", "applied", "away", "refused");
-    for (index, wave) in waves.iter().enumerate() {
+    let mut rows = vec![["  WAVE", "NODES", "APPLIED", "AWAY", "REFUSED"].map(str::to_owned)];
+    rows.extend(waves.iter().enumerate().map(|(index, wave)| {
         let mark = if index == current { '>' } else { ' ' };
-        let _ = writeln!(
-            words,
-            "{mark} {:<16} {:>6} {:>8} {:>6} {:>8}",
-            text_of(&wave["label"]),
-            number(&wave["nodes"]),
-            number(&wave["applied"]),
-            number(&wave["away"]),
-            number(&wave["refused"]),
-        );
-    }
-    words
-}
-
-/// The fleet for people.
-fn fleet(answer: &Value) -> String {
-    let status = &answer["status"];
-    let stable =
-        status["stable"]["number"].as_u64().map_or("no revision yet".to_owned(), |n| format!("revision {n}"));
-    let mut words = format!(
-        "{stable}; {} connected, {} away, {} unwell, {} refused\n",
-        status["connected"], status["away"], status["unwell"], status["refused"]
-    );
-    if status["rollout"].is_object() {
-        words.push_str(&progress(&status["rollout"]));
-    }
-    let _ = writeln!(
-        words,
-        "{:<20} {:<5} {:<8} {:>8} {:>11} {:>9} {:>9} {:<8} note",
-        "node", "role", "rack", "revision", "logs, bytes", "events/s", "errors/s", "version"
-    );
-    for agent in answer["agents"].as_array().into_iter().flatten() {
-        let logs: f64 =
-            agent["logs"].as_array().into_iter().flatten().filter_map(|log| log["bytes"].as_f64()).sum();
-        let note = match (agent["connected"].as_bool(), &agent["refused"]["reason"], &agent["ailment"]) {
-            (Some(false), ..) => format!("away since {}", text_of(&agent["since"])),
-            (_, Value::String(reason), _) => {
-                format!("refused: {}", reason.lines().next().unwrap_or_default())
-            }
-            (_, _, Value::String(ailment)) => format!("unwell: {ailment}"),
-            _ => String::new(),
-        };
-        let revision =
-            agent["applied"]["number"].as_u64().map_or("-".to_owned(), |number| number.to_string());
-        let _ = writeln!(
-            words,
-            "{:<20} {:<5} {:<8} {:>8} {:>11} {:>9.0} {:>9.1} {:<8} {note}",
-            text_of(&agent["name"]),
-            text_of(&agent["role"]),
-            text_of(&agent["rack"]),
-            revision,
-            logs,
-            agent["events_per_second"].as_f64().unwrap_or_default(),
-            agent["errors_per_second"].as_f64().unwrap_or_default(),
-            text_of(&agent["version"]),
-        );
-    }
-    words
+        let count = |what: &str| number(&wave[what]).to_string();
+        let label = format!("{mark} {}", text_of(&wave["label"]));
+        [label, count("nodes"), count("applied"), count("away"), count("refused")]
+    }));
+    words + &table(&rows)
 }

@@ -1,4 +1,5 @@
-//! `weir status`: how a node does, asked over HTTP and shown as a table or as JSON.
+//! `weir status`: how a node does, asked over HTTP and shown as a table or as JSON; or the fleet, through a controller
+//! ([`crate::fleet`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,20 +12,24 @@ use serde::{Deserialize, Serialize};
 
 use weir_edge::GroupStatus;
 
+use crate::fleet::Access;
 use crate::http;
+use crate::terminal::{Palette, age, size, table};
 use crate::topology::Output;
+
+/// Where a node serves its metrics unless told otherwise.
+const NODE: &str = "127.0.0.1:24220";
 
 /// Time between the two looks from which rates are made.
 const RATE_OVER: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(crate) struct StatusArgs {
-    /// Where the node serves its metrics.
-    #[arg(value_name = "ADDR", default_value = "127.0.0.1:24220")]
-    address: String,
-    /// For people or programs.
-    #[arg(long, value_enum, default_value = "text")]
-    output: Output,
+    /// Where the node serves its metrics. Without it: the fleet, if a controller is named; else 127.0.0.1:24220.
+    #[arg(value_name = "ADDR")]
+    pub(crate) address: Option<String>,
+    #[command(flatten)]
+    pub(crate) access: Access,
 }
 
 /// How a node does: the answer of `/api/v1/status`.
@@ -99,15 +104,18 @@ impl LogStatus {
 
 /// Asks a node and shows its answer: exit 0 if it is ready, else 1.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let mut status: Status = serde_json::from_slice(&http::get(&args.address, "/api/v1/status")?)?;
-    let before = totals(&args.address)?;
+    let address = args.address.as_deref().unwrap_or(NODE);
+    let mut status: Status = serde_json::from_slice(&http::get(address, "/api/v1/status")?)?;
+    let before = totals(address)?;
     std::thread::sleep(RATE_OVER);
-    let after = totals(&args.address)?;
+    let after = totals(address)?;
     let rate = |index: usize| (after[index] - before[index]).max(0.0) / RATE_OVER.as_secs_f64();
     status.rates = Some(Rates { events_per_second: rate(0), bytes_per_second: rate(1) });
-    match args.output {
+    match args.access.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-        Output::Text => print!("{}", text(&status, std::io::stdout().is_terminal())),
+        Output::Text => {
+            print!("{}", text(&status, Palette { colours: std::io::stdout().is_terminal() }));
+        }
     }
     Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -130,26 +138,22 @@ fn totals(address: &str) -> anyhow::Result<[f64; 2]> {
     ])
 }
 
-fn text(status: &Status, colours: bool) -> String {
-    let paint = |code: &str, text: &str| match colours {
-        true => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
-        false => text.to_owned(),
-    };
-    let ready = if status.ready { paint("32", "ready") } else { paint("31", "not ready") };
+fn text(status: &Status, palette: Palette) -> String {
+    let ready = if status.ready { palette.good("ready") } else { palette.bad("not ready") };
     let revision = status.revision.as_deref().unwrap_or("none");
     let mut out = format!(
         "{} {} ({}), version {}, up {}\n  {ready}, revision {revision}\n",
         status.role,
-        paint("1", &status.name),
+        palette.strong(&status.name),
         if status.logs.is_empty() { "no logs".to_owned() } else { format!("{} logs", status.logs.len()) },
         status.version,
         age(status.uptime_seconds as f64),
     );
     for (name, reason) in status.conditions.iter().filter_map(|(name, why)| Some((name, why.as_ref()?))) {
-        let _ = writeln!(out, "  {}: {reason}", paint("31", name));
+        let _ = writeln!(out, "  {}: {reason}", palette.bad(name));
     }
     for (name, note) in &status.notes {
-        let _ = writeln!(out, "  {}: {note}", paint("33", name));
+        let _ = writeln!(out, "  {}: {note}", palette.note(name));
     }
     if let Some(Rates { events_per_second, bytes_per_second }) = status.rates {
         let _ = writeln!(out, "  {events_per_second:.0} events/s, {}/s", size(bytes_per_second));
@@ -189,55 +193,4 @@ fn text(status: &Status, colours: bool) -> String {
         out += &table(&rows);
     }
     out
-}
-
-/// Rows under each other, the first of them the head; words to the left, numbers to the right.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut out = String::new();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    for row in rows {
-        let cells = row.iter().enumerate().map(|(column, cell)| {
-            let number = rows.get(1).is_some_and(|row| row[column].starts_with(|c: char| c.is_ascii_digit()));
-            if number { format!("{cell:>0$}", width(column)) } else { format!("{cell:<0$}", width(column)) }
-        });
-        let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    out
-}
-
-fn size(bytes: f64) -> String {
-    let mut value = bytes;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1024.0;
-    }
-    format!("{value:.1} TiB")
-}
-
-fn age(seconds: f64) -> String {
-    match seconds as u64 {
-        0..=119 => format!("{seconds:.0} s"),
-        120..=7199 => format!("{:.0} min", seconds / 60.0),
-        7200..=172_799 => format!("{:.0} h", seconds / 3600.0),
-        _ => format!("{:.0} d", seconds / 86_400.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_has_straight_columns() {
-        let rows = [["A", "N"], ["long", "5"], ["b", "1000"]].map(|row| row.map(str::to_owned));
-        assert_eq!(table(&rows), "A        N\nlong     5\nb     1000\n");
-    }
-
-    #[test]
-    fn amounts_are_short() {
-        assert_eq!([0.0, 1023.0, 1536.0, 5e12].map(size), ["0 B", "1023 B", "1.5 KiB", "4.5 TiB"]);
-        assert_eq!([1.0, 600.0, 7200.0, 864_000.0].map(age), ["1 s", "10 min", "2 h", "10 d"]);
-    }
 }

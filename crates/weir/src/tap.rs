@@ -117,9 +117,41 @@ fn hide(value: &mut Value, names: &BTreeSet<String>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
+    use weir_model::{BatchHeader, Encoding};
 
     use super::*;
+
+    #[tokio::test]
+    async fn an_onlooker_gets_no_more_than_it_asked_for() {
+        let header = BatchHeader {
+            tag: "app.web".into(),
+            encoding: Encoding::Plain,
+            received_ns: 0,
+            chunks: Vec::new(),
+            unpacked_bytes: 0,
+            minutes: Vec::new(),
+        };
+        // [time, {"k": 1}], a hundred times
+        let payload = b"\x92\xce\x65\x00\x00\x00\x81\xa1k\x01".repeat(100);
+        let batch = Tapped { header: Arc::new(header), payload: payload.into() };
+        let (tapped, batches) = mpsc::channel(3);
+        for _ in 0..3 {
+            tapped.try_send(batch.clone()).unwrap();
+        }
+        drop(tapped);
+        let (out, mut shown) = mpsc::channel(1000);
+        lines(batches, 5, BTreeSet::from(["k".to_owned()]), out).await;
+        let mut count = 0;
+        while let Some(line) = shown.recv().await {
+            let line = String::from_utf8(line).unwrap();
+            assert!(line.contains("\"k\":\"***\"") && line.ends_with('\n'), "{line}");
+            count += 1;
+        }
+        assert_eq!(count, 5);
+    }
 
     #[test]
     fn fields_are_hidden_at_any_depth() {

@@ -7,7 +7,7 @@
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -19,9 +19,14 @@ const PASSED: &str = "WEIR_LISTEN_FDS";
 const SYSTEMD_FIRST: RawFd = 3;
 
 /// Whether the program that lies at this process's path starts, and takes the node's files as they are.
-pub(crate) async fn check(node_file: &Path) -> anyhow::Result<()> {
+pub(crate) async fn check(files: &[PathBuf]) -> anyhow::Result<()> {
     let program = program()?;
-    let checked = tokio::process::Command::new(&program).arg("check").arg(node_file).output().await;
+    let mut command = tokio::process::Command::new(&program);
+    match files {
+        [] => command.arg("--version"),
+        files => command.arg("check").args(files),
+    };
+    let checked = command.output().await;
     let checked = checked.with_context(|| format!("{} does not start", program.display()))?;
     if !checked.status.success() {
         let said = String::from_utf8_lossy(&checked.stderr);
