@@ -8,7 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use weir_tests::{Node, Process, Scratch, Site, loadgen_binary, page, port, run, scrape, until, weir_binary};
+use weir_tests::{
+    Node, Process, Scratch, Signal, Site, loadgen_binary, metric, page, port, run, scrape, until, weir_binary,
+};
 
 const LONG: Duration = Duration::from_secs(60);
 /// How soon a first event must be in sight; on an idle machine it takes about a second.
@@ -143,5 +145,73 @@ fn a_sink_without_its_store_is_healthy_and_not_ready() {
         assert_eq!(page(sink.metrics, "/health")?.0, 200);
         assert_eq!(scrape(sink.metrics)?.get("weir_ready", &[]), Some(0.0));
         Ok(())
+    });
+}
+
+#[test]
+fn standalone_takes_other_topologies_up_while_it_runs() {
+    const EVENTS: u64 = 12_000;
+    Scratch::run("standalone-reload", |scratch| {
+        let files = scratch.dir("files")?;
+        let topology = |groups: &[&str], routes: &[(&str, &str)]| {
+            let group = |id: &&str| {
+                format!(
+                    "[[group]]\nid = \"{id}\"\nsink = [{{ name = \"{id}-1\", rack = \"r1\", address = \"10.0.0.1:1\" }}]\n\
+                     [group.store]\nkind = \"file\"\npath = \"{}/{id}\"\n[group.part]\nage = \"300ms\"\n",
+                    files.display()
+                )
+            };
+            let route =
+                |(tags, id): &(&str, &str)| format!("[[route]]\nmatch = \"{tags}\"\ngroups = [\"{id}\"]\n");
+            let (groups, routes): (String, String) =
+                (groups.iter().map(group).collect(), routes.iter().map(route).collect());
+            format!("version = 1\n[cluster]\nname = \"reload\"\n{groups}{routes}")
+        };
+        let first = topology(&["a"], &[("**", "a")]);
+        let file = scratch.write("topology.toml", &first)?;
+        let mut command = Command::new(weir_binary()?);
+        command.args(["standalone", "--watch", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+        command.arg("--config").arg(&file).arg("--data-dir").arg(scratch.path().join("data"));
+        let mut node = Node::of(Process::start("standalone", command, &scratch.dir("said")?)?)?;
+        let applied = |count: f64| {
+            until("the topology to be taken up", LONG, || {
+                let applied = metric(node.metrics, "weir_config_applied_total", &[])?;
+                ensure!(applied == count, "{applied} of {count} taken up");
+                Ok(())
+            })
+        };
+        let mut load = Command::new(loadgen_binary()?);
+        load.args(["send", "--to", &node.forward()?.to_string(), "--ack", "--events", &EVENTS.to_string()]);
+        load.args(["--rate", "2000", "--tags", "20", "--tag-prefix", "app", "--chunk-events", "10"]);
+        load.arg("--ledger").arg(scratch.path().join("ledger"));
+        let mut load = Process::start("load", load, &scratch.dir("said")?)?;
+
+        // A group more, seen without a word. In one step, so that nobody reads half a file.
+        let put = |text: &str| -> Result<()> { Ok(fs::rename(scratch.write("topology.new", text)?, &file)?) };
+        put(&topology(&["a", "b"], &[("app.*1", "b"), ("**", "a")]))?;
+        applied(1.0)?;
+        until("the new group to be stored", LONG, || {
+            ensure!(!lines(&files.join("b"))?.is_empty(), "no event");
+            Ok(())
+        })?;
+        // A wrong one is refused whole, with its place.
+        put(&first.replace("groups = [\"a\"]", "groups = [\"x\"]"))?;
+        node.process.signal(Signal::HUP)?;
+        node.process.wait_for_line("there is no group \"x\"", LONG)?;
+        // The first group goes; its log is delivered first.
+        put(&topology(&["b"], &[("**", "b")]))?;
+        node.process.signal(Signal::HUP)?;
+        applied(2.0)?;
+        ensure!(load.wait_exit(LONG)?.success(), "the load failed: {}", load.said()?);
+        run(Command::new(loadgen_binary()?)
+            .args(["verify", "--wait", "60", "--expect", &EVENTS.to_string(), "--files"])
+            .arg(&files)
+            .arg("--ledger")
+            .arg(scratch.path().join("ledger")))?;
+        let status = run(Command::new(weir_binary()?).args(["status", &node.metrics.to_string()]))?;
+        let log =
+            |id: &str| status.lines().find(|line| line.starts_with(&format!("{id} "))).unwrap_or_default();
+        ensure!(log("b").contains("attached") && !log("a").contains("attached"), "{status}");
+        node.stop()
     });
 }

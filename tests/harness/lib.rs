@@ -1,7 +1,7 @@
 //! What the whole-cluster tests stand on: scratch directories, processes, real stores, real senders, and eyes.
 //!
 //! A test owns everything that it touches ([`Scratch`], [`ports`]), starts real programs ([`Process`],
-//! [`KafkaCluster`], [`HdfsCluster`], [`Client`]), waits for a state and never for a moment ([`until`]), and looks
+//! [`KafkaCluster`], [`HdfsCluster`], [`EtcdCluster`], [`Client`]), waits for a state and never for a moment ([`until`]), and looks
 //! at programs from outside ([`metric`], [`connections`], [`rss`]). Start reading at [`Scratch::run`].
 //! A [`Site`] is a cluster's files, each [`Node`] of it a process. Faults of network and disk need a world of their own
 //! ([`in_own_world`]), with a [`Network`] of hosts and [`Disk`]s that can fail; a whole [`Cluster`] runs on it, under a
@@ -13,6 +13,7 @@ mod chance;
 mod client;
 mod cluster;
 mod disk;
+mod etcd;
 mod hdfs;
 mod jvm;
 mod kafka;
@@ -32,6 +33,7 @@ pub use chance::{chance, first_seed, number, rounds};
 pub use client::{Client, Load, Mode};
 pub use cluster::{Cluster, HostedNode, Plan};
 pub use disk::Disk;
+pub use etcd::EtcdCluster;
 pub use hdfs::HdfsCluster;
 pub use kafka::KafkaCluster;
 pub use load::{AckMillis, Sending, Sent, Verdict, minute_directories};

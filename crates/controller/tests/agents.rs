@@ -48,6 +48,7 @@ struct Pretender {
     runs: Mutex<String>,
     refuses: Mutex<Option<String>>,
     sick: AtomicBool,
+    errs: AtomicBool,
     adopted: AtomicUsize,
 }
 
@@ -64,7 +65,12 @@ impl Adopt for Pretender {
 
     async fn vitals(&self) -> Vitals {
         let ailment = self.sick.load(Ordering::SeqCst).then(|| "store: down".to_owned());
-        Vitals { ailment, ..Vitals::default() }
+        // A thousand errors in a second, from the first one on.
+        let errors_total = match self.errs.load(Ordering::SeqCst) {
+            true => jiff::Timestamp::now().as_millisecond() as f64,
+            false => 0.0,
+        };
+        Vitals { ailment, errors_total, ..Vitals::default() }
     }
 }
 
@@ -284,6 +290,38 @@ async fn revisions_reach_all_and_refusals_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn racks_wait_for_a_person_and_rising_errors_take_all_back() {
+    let names = ["edge-1", "edge-2", "app-1"];
+    let mut scene = Scene::new(&names).await;
+    scene.until("connected", |scene| scene.desk().fleet.count() == 3).await;
+    let in_racks =
+        |quota: &str| topology(2, quota).replace("\"edge-2\"\nrack = \"r1\"", "\"edge-2\"\nrack = \"r2\"");
+    let (first, second) = (in_racks("1GiB"), in_racks("2GiB"));
+    let revision = scene.upload(&first).await;
+    let policy = Policy { settle_seconds: 0, approval: true, ..Policy::default() };
+    scene.desk().start(StartRequest { revision, order: By::Rack, policy }, "test").await.unwrap();
+    scene.phase("wait for a person", |phase| matches!(phase, Phase::Waiting { .. })).await;
+    assert_eq!((scene.runs("edge-1"), scene.runs("app-1")), (first.clone(), first.clone()));
+    assert_eq!(scene.runs("edge-2"), "", "its rack is the second");
+    scene.desk().approve("test").await.unwrap();
+    scene.phase("end", done).await;
+    assert_eq!(scene.runs("edge-2"), first);
+
+    let revision = scene.upload(&second).await;
+    let policy = Policy { settle_seconds: 600, unwell_seconds: 1, ..Policy::default() };
+    scene.desk().start(StartRequest { revision, order: By::default(), policy }, "test").await.unwrap();
+    scene.phase("watch", |phase| matches!(phase, Phase::Settling { .. })).await;
+    assert_eq!(scene.runs("edge-1"), second);
+    scene.agents["edge-1"].pretender.errs.store(true, Ordering::SeqCst);
+    let phase = scene.phase("roll-back", |phase| matches!(phase, Phase::RolledBack { .. })).await;
+    assert!(format!("{phase:?}").contains("errors/s"), "{phase:?}");
+    for name in names {
+        assert_eq!(scene.runs(name), first, "{name}");
+    }
+    scene.controller.take().unwrap().stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_run_on_without_a_controller_and_meet_a_new_one() {
     let mut scene = Scene::new(&["edge-1", "app-1"]).await;
     let first = topology(1, "1GiB");
@@ -350,6 +388,116 @@ async fn only_nodes_of_the_cluster_are_let_in() {
     let closed = tokio::time::timeout(LONG, connection.closed()).await.unwrap();
     assert!(closed.to_string().contains("no hello"), "{closed}");
     assert_eq!(scene.desk().fleet.count(), 1);
+    scene.controller.take().unwrap().stop().await;
+}
+
+/// A reader of the API's stream of events, over a socket of its own.
+struct Reader {
+    response: reqwest::Response,
+    text: String,
+}
+
+impl Reader {
+    /// `after` is the id of the last event that it knows.
+    async fn open(scene: &Scene, after: Option<u64>) -> Self {
+        let url = format!("http://{}/api/v1/events", scene.controller.as_ref().unwrap().api());
+        let token = std::fs::read_to_string(scene.dir.path().join("admin.token")).unwrap();
+        let tls = weir_controller::tls::client(None, None).unwrap();
+        let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+        let mut request = client.get(url).bearer_auth(token.trim());
+        if let Some(after) = after {
+            request = request.header("last-event-id", after.to_string());
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, text: String::new() }
+    }
+
+    async fn next(&mut self) -> Event {
+        loop {
+            if let Some((frame, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name));
+                let event = field("data: ").map(|data| {
+                    let event: Event = serde_json::from_str(data).unwrap();
+                    assert_eq!(field("event: "), Some(event.kind.as_str()));
+                    assert_eq!(field("id: "), Some(event.id.to_string().as_str()));
+                    event
+                });
+                self.text = rest.to_owned();
+                match event {
+                    Some(event) => return event,
+                    None => continue, // a sign of life
+                }
+            }
+            let chunk = tokio::time::timeout(LONG, self.response.chunk()).await.expect("no event came");
+            self.text.push_str(std::str::from_utf8(&chunk.unwrap().expect("the stream ended")).unwrap());
+        }
+    }
+
+    /// Reads on to an event of that kind about that subject.
+    async fn until(&mut self, kind: &str, subject: &str) -> Event {
+        loop {
+            let event = self.next().await;
+            if event.kind == kind && (event.subject == subject || subject == ANY) {
+                return event;
+            }
+        }
+    }
+}
+
+/// Every subject.
+const ANY: &str = "*";
+
+#[derive(Debug, serde::Deserialize)]
+struct Event {
+    id: u64,
+    kind: String,
+    subject: String,
+    text: String,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_sees_what_happens_as_it_happens() {
+    let mut scene = Scene::new(&["edge-1", "edge-2", "app-1"]).await;
+    scene.until("connected", |scene| scene.desk().fleet.count() == 3).await;
+    let token = scene.dir.path().join("admin.token");
+    scene.until("the first token", |_| token.exists()).await;
+    let mut reader = Reader::open(&scene, None).await;
+
+    let revision = scene.upload(&topology(2, "1GiB")).await;
+    let created = reader.until("revision.created", "1").await;
+    scene.start(revision).await;
+    assert_eq!(reader.until("rollout.started", "1").await.text, "revision 1");
+    assert_eq!(reader.until("rollout.applying", "1").await.text, "wave 2 of 2");
+    let done = reader.until("rollout.done", "1").await;
+    assert!(done.id > created.id);
+    scene.stop_agent("edge-2").await;
+    reader.until("agent.lost", "edge-2").await;
+    scene.agent("edge-2");
+    let back = reader.until("agent.connected", "edge-2").await;
+
+    // One that was cut off says what it read last, and gets all that came after, in order and once.
+    drop(reader);
+    let mut reader = Reader::open(&scene, Some(created.id)).await;
+    let (missed, _) = scene.desk().events.subscribe(created.id);
+    for event in missed {
+        assert_eq!(reader.next().await.id, event.id);
+    }
+    scene.upload(&topology(2, "2GiB")).await;
+    let last = reader.until("revision.created", "2").await;
+
+    // From another controller too, which has events of its own.
+    scene.controller.take().unwrap().stop().await;
+    drop(reader);
+    scene.control().await;
+    scene.until("back", |scene| scene.desk().fleet.count() == 3).await;
+    scene.until("its first token", |scene| !scene.desk().tokens().is_empty()).await;
+    let mut reader = Reader::open(&scene, Some(last.id)).await;
+    for _ in 0..3 {
+        let event = reader.until("agent.connected", ANY).await;
+        assert!(event.id > last.id && last.id > back.id);
+    }
     scene.controller.take().unwrap().stop().await;
 }
 

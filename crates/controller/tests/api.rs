@@ -100,7 +100,7 @@ async fn the_description_and_the_routes_are_the_same() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 21, "a route came or went: is README still right?");
+    assert_eq!(seen, 22, "a route came or went: is README still right?");
     // Every reference in the document leads somewhere.
     let text = document.to_string();
     for piece in text.split("#/components/schemas/").skip(1) {
@@ -177,6 +177,7 @@ async fn roles_are_kept_apart() {
         (Method::POST, "/revisions", &upload, [403, 201, 200]),
         (Method::POST, "/rollout/halt", "", [403, 404, 404]),
         (Method::GET, "/tokens", "", [403, 403, 200]),
+        (Method::GET, "/backup", "", [403, 403, 200]),
         (Method::POST, "/tokens", &token, [403, 403, 201]),
         (Method::DELETE, "/tokens/x", "", [403, 403, 404]),
     ];
@@ -220,6 +221,12 @@ async fn revisions_are_checked_and_never_change() {
     let problem = &body["error"]["problems"][0];
     assert_eq!((problem["line"].as_u64(), problem["column"].as_u64()), (Some(15), Some(11)), "{body}");
     assert!(problem["hint"].as_str().unwrap().contains("app"), "{body}");
+
+    let relative =
+        TOPOLOGY.replace("[[route]]", "[forward]\ntls = { cert = \"a.crt\", key = \"/a.key\" }\n[[route]]");
+    let (status, body) = scene.upload(&relative).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body.to_string().contains("must be absolute"), "{body}");
 
     let secret = TOPOLOGY.replace(
         "kind = \"file\"\npath = \"/srv/logs\"",

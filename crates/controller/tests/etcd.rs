@@ -4,85 +4,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use weir_controller::state::{Change, Etcd, EtcdSettings, Standing, State, StateError, conformance};
+use weir_tests::EtcdCluster;
 
 const LONG: Duration = Duration::from_secs(60);
 
-struct Member {
-    command: Vec<String>,
-    process: Option<Child>,
+/// The members, and the directory that they live in.
+fn cluster() -> Option<(tempfile::TempDir, EtcdCluster)> {
+    if !EtcdCluster::is_possible() {
+        eprintln!("SKIPPED: there is no etcd here; tests/setup.sh installs it");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = EtcdCluster::start(dir.path()).unwrap();
+    Some((dir, cluster))
 }
 
-struct Cluster {
-    dir: tempfile::TempDir,
-    endpoints: Vec<String>,
-    members: Vec<Member>,
-}
-
-impl Cluster {
-    fn start() -> Option<Self> {
-        if Command::new("etcd").arg("--version").output().is_err() {
-            eprintln!("SKIPPED: there is no etcd here; tests/setup.sh installs it");
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        // Held together, so that no two are the same, and let go just before etcd takes them.
-        let held: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let url = |n: usize| format!("http://{}", held[n].local_addr().unwrap());
-        let all: Vec<String> = (0..3).map(|n| format!("m{n}={}", url(n + 3))).collect();
-        let command = |n: usize| {
-            let flags = [
-                ("name", format!("m{n}")),
-                ("data-dir", dir.path().join(format!("m{n}")).display().to_string()),
-                ("listen-client-urls", url(n)),
-                ("advertise-client-urls", url(n)),
-                ("listen-peer-urls", url(n + 3)),
-                ("initial-advertise-peer-urls", url(n + 3)),
-                ("initial-cluster", all.join(",")),
-                ("initial-cluster-state", "new".to_owned()),
-                ("log-level", "error".to_owned()),
-                // The machine may be busy with other tests.
-                ("heartbeat-interval", "200".to_owned()),
-                ("election-timeout", "2000".to_owned()),
-            ];
-            flags.iter().flat_map(|(flag, value)| [format!("--{flag}"), value.clone()]).collect()
-        };
-        let members = (0..3).map(|n| Member { command: command(n), process: None }).collect();
-        let endpoints = (0..3).map(url).collect();
-        drop(held);
-        let mut cluster = Self { dir, endpoints, members };
-        (0..3).for_each(|n| cluster.run(n));
-        Some(cluster)
-    }
-
-    fn run(&mut self, member: usize) {
-        let log = std::fs::File::create(self.dir.path().join(format!("m{member}.log"))).unwrap();
-        let mut command = Command::new("etcd");
-        command.args(&self.members[member].command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.members[member].process = Some(command.spawn().unwrap());
-    }
-
-    fn kill(&mut self, member: usize) {
-        if let Some(mut process) = self.members[member].process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-
-    fn settings(&self, api: &str) -> EtcdSettings {
-        let endpoints = self.endpoints.clone();
-        EtcdSettings { endpoints, prefix: "/weir-test".into(), tls: None, api: api.into() }
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        (0..3).for_each(|n| self.kill(n));
-    }
+fn settings(cluster: &EtcdCluster, api: &str) -> EtcdSettings {
+    let endpoints = cluster.endpoints().to_vec();
+    EtcdSettings { endpoints, prefix: "/weir-test".into(), tls: None, api: api.into() }
 }
 
 async fn until_standing(state: &Etcd, wanted: impl Fn(&Standing) -> bool) -> Duration {
@@ -127,14 +69,14 @@ async fn put_by_the_leader<'a>(two: (&'a Etcd, &'a Etcd), key: &str, value: &str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_members_one_killed() {
-    let Some(mut cluster) = Cluster::start() else { return };
-    let first = Etcd::start(cluster.settings("https://first")).unwrap();
+    let Some((_dir, mut cluster)) = cluster() else { return };
+    let first = Etcd::start(settings(&cluster, "https://first")).unwrap();
     until_standing(&first, leads).await;
     conformance::run(&first).await;
     conformance::run_reopened(&first).await;
 
     // A second controller on the same state follows, and may look but not change.
-    let second = Etcd::start(cluster.settings("https://second")).unwrap();
+    let second = Etcd::start(settings(&cluster, "https://second")).unwrap();
     until_standing(&second, follows("https://first")).await;
     assert_eq!(second.get("a/1").await.unwrap().as_deref(), Some(b"one".as_slice()));
     let refused = second.commit(Change::new().put("x", "y")).await;
@@ -142,19 +84,19 @@ async fn three_members_one_killed() {
 
     // A member dies: changes go on, by the same leader or, where that one had asked the dead member to prolong its lease
     // and was too late with the next, by the other.
-    cluster.kill(0);
+    cluster.kill_9(0).unwrap();
     let (gap, _) = put_by_the_leader((&first, &second), "after", "a death").await;
     eprintln!("changes went on {gap:?} after a member of etcd was killed");
     assert_eq!(second.get("after").await.unwrap().as_deref(), Some(b"a death".as_slice()));
 
     // Two of three dead: nothing can be changed, and nobody believes that it leads.
-    cluster.kill(1);
+    cluster.kill_9(1).unwrap();
     for controller in [&first, &second] {
         until_standing(controller, |standing| !leads(standing)).await;
         let refused = controller.commit(Change::new().put("x", "y")).await;
         assert!(matches!(refused, Err(StateError::NotLeading | StateError::Unavailable(_))), "{refused:?}");
     }
-    cluster.run(1);
+    cluster.restart(1).unwrap();
     let (_, leader) = put_by_the_leader((&first, &second), "again", "all is well").await;
     assert_eq!(leader.get("after").await.unwrap().as_deref(), Some(b"a death".as_slice()));
 
@@ -172,13 +114,13 @@ async fn three_members_one_killed() {
 
 #[test]
 fn a_dead_leader_is_followed_and_changes_nothing_any_more() {
-    let Some(cluster) = Cluster::start() else { return };
+    let Some((_dir, cluster)) = cluster() else { return };
     let runtime =
         || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (life, rest) = (runtime(), runtime());
-    let first = life.block_on(async { Etcd::start(cluster.settings("https://first")).unwrap() });
+    let first = life.block_on(async { Etcd::start(settings(&cluster, "https://first")).unwrap() });
     rest.block_on(until_standing(&first, leads));
-    let second = rest.block_on(async { Etcd::start(cluster.settings("https://second")).unwrap() });
+    let second = rest.block_on(async { Etcd::start(settings(&cluster, "https://second")).unwrap() });
     rest.block_on(until_standing(&second, follows("https://first")));
     // Its tasks stop dead: the lease is not renewed, and not given back.
     life.shutdown_background();
