@@ -112,7 +112,8 @@ fn text(answer: &Value, palette: Palette) -> String {
             text_of(&agent["role"]).to_owned(),
             text_of(&agent["rack"]).to_owned(),
             agent["applied"]["number"].as_u64().map_or("-".to_owned(), |number| number.to_string()),
-            size(logs.sum()),
+            // A sum of nothing would be -0.
+            size(logs.fold(0.0, |sum, bytes| sum + bytes)),
             format!("{:.0}", rate("events_per_second")),
             format!("{:.1}", rate("errors_per_second")),
         ]

@@ -1,7 +1,6 @@
 //! `weir rollout`: a revision of the topology to the fleet, through a controller.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -177,9 +176,9 @@ async fn stay(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
         };
         let phase = text_of(&rollout["phase"]).to_owned();
         let still = matches!(phase.as_str(), "applying" | "settling" | "rolling_back");
-        let now = progress(&rollout);
-        if output == Output::Text && now != shown && (still || std::io::stderr().is_terminal()) {
-            eprintln!("{}", now.lines().next().unwrap_or_default());
+        let now = progress(&rollout).lines().next().unwrap_or_default().to_owned();
+        if output == Output::Text && now != shown && still {
+            eprintln!("{now}");
             shown = now;
         }
         if !still {

@@ -55,7 +55,7 @@ impl Refusal {
         let count = problems.iter().filter(|problem| problem.severity == "error").count();
         let message = format!("the topology has {count} {}", if count == 1 { "error" } else { "errors" });
         let mut refusal = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unsound", message)
-            .hint("`weir topology check FILE` says the same, without a controller");
+            .hint("nothing was kept; mend the file and start again");
         refusal.body.error.problems = problems;
         refusal
     }
