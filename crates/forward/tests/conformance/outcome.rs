@@ -1,5 +1,6 @@
 //! What came of some input, in a form that does not depend on how the input was fragmented.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use weir_forward::{Event, Limits, Session, Skips, unpack};
@@ -62,12 +63,11 @@ fn push(outcomes: &mut Vec<Outcome>, outcome: Outcome) {
     ) = (outcomes.last_mut(), &outcome)
         && tag == tag2
         && acks.is_empty() == acks2.is_empty()
-        && skipped.is_empty()
-        && skipped2.is_empty()
     {
         plain.extend_from_slice(plain2);
         acks.extend_from_slice(acks2);
         *chunks += chunks2;
+        *skipped = counted(counts(skipped).chain(counts(skipped2)));
         return;
     }
     outcomes.push(outcome);
@@ -106,7 +106,21 @@ fn outcome(event: Event) -> Outcome {
 }
 
 fn skips(skips: Skips) -> String {
-    skips.iter().map(|(reason, count)| format!(" {}={count}", reason.label())).collect()
+    counted(skips.iter().map(|(reason, count)| (reason.label(), count)))
+}
+
+/// The reasons and counts that `counted` wrote.
+fn counts(text: &str) -> impl Iterator<Item = (&str, u32)> {
+    text.split_whitespace()
+        .filter_map(|word| word.split_once('='))
+        .map(|(label, count)| (label, count.parse().unwrap()))
+}
+
+/// Each reason with its sum, by name.
+fn counted<'a>(counts: impl Iterator<Item = (&'a str, u32)>) -> String {
+    let mut sums = BTreeMap::new();
+    counts.for_each(|(label, count)| *sums.entry(label).or_insert(0) += count);
+    sums.iter().map(|(label, count)| format!(" {label}={count}")).collect()
 }
 
 /// The entries as text, so that a table of cases can be read.
