@@ -41,6 +41,7 @@ if [ $build_only = no ]; then
   want etcd-server unless "etcd --version"
   want procps unless "pgrep --version"
   # For tests/fleet.
+  want openssl unless "openssl version"
   want mmdebstrap systemd-container openssh-client iproute2 nftables e2fsprogs unless \
     "mmdebstrap --version && systemd-nspawn --version && ssh -V && ip -V && nft --version && mkfs.ext4 -V"
   # The package starts a daemon where systemd runs; there, who wants its checks installs it.
