@@ -220,7 +220,7 @@ impl<D: Disk> Log<D> {
         let worth_it = self.options.segment_bytes() / 4;
         let done = |tail: &&Tail<D::File>| tail.end >= worth_it && committed.covers(tail.first..tail.next);
         if self.durable == self.next && self.tail.as_ref().filter(done).is_some() {
-            // On a full disk there may be no room for a new segment; then the old one stays for now.
+            // On a full disk there may be no room for a new segment; then the old one is kept, and the next call tries again.
             let _ = self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns));
         }
         for view in self.catalog.all_but_last() {

@@ -125,7 +125,7 @@ impl Attempt<'_> {
             if self.steps.before(Step::Unlink).is_ok()
                 && let Err(error) = fs::remove_file(entry.path())
             {
-                tracing::debug!(path = %entry.path().display(), %error, "a temporary file stays for now");
+                tracing::debug!(path = %entry.path().display(), %error, "a temporary file is left for the end of the life");
             }
         }
     }

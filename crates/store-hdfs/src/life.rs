@@ -160,7 +160,7 @@ impl HdfsStore {
     async fn remove(&self, path: &str) {
         if let Err(error) = remove(&self.cluster, path).await {
             // It goes with the life's directory at the latest.
-            tracing::debug!(path, %error, "a temporary file stays for now");
+            tracing::debug!(path, %error, "a temporary file is left for the end of the life");
         }
     }
 }
