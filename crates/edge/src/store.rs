@@ -92,13 +92,13 @@ pub(crate) struct Target {
     driver: mpsc::Sender<Input>,
     events: Counter,
     bytes: Counter,
-    /// Batches that found the log full, and the order in which they try again.
-    blocked: AtomicUsize,
+    /// Bytes of batches that found the log full, at most `share`, and the order in which they try again.
+    waiting: AtomicUsize,
+    waiting_shown: Gauge,
     turn: Mutex<()>,
-    /// Bytes of batches that are on their way into the log, and how many of them may wait for room in it.
-    held: AtomicUsize,
-    arriving: Gauge,
     share: usize,
+    /// Bytes of batches that are on their way into the log, be there room in it or not.
+    held: AtomicUsize,
     // Held as long as anything may still be appended to the log.
     _in_use: Arc<()>,
 }
@@ -113,7 +113,7 @@ impl Target {
     ) -> Self {
         let events = names::EDGE_EVENTS_TOTAL.with([group.as_str()]);
         let bytes = names::EDGE_BYTES_TOTAL.with([group.as_str()]);
-        let arriving = names::LOG_ARRIVING_BYTES.with([group.as_str()]);
+        let waiting_shown = names::LOG_WAITING_BYTES.with([group.as_str()]);
         Self {
             group,
             log,
@@ -123,18 +123,23 @@ impl Target {
             driver,
             events,
             bytes,
-            blocked: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            waiting_shown,
             turn: Mutex::new(()),
-            held: AtomicUsize::new(0),
-            arriving,
             share,
+            held: AtomicUsize::new(0),
             _in_use: in_use,
         }
     }
 
-    // Whether batches wait for room in the log, with more than so many bytes.
+    // Whether batches wait for room in the log.
+    fn is_blocked(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    // Whether batches wait for room in the log, and more than so many bytes are on their way into it.
     fn is_blocked_beyond(&self, bytes: usize) -> bool {
-        self.blocked.load(Ordering::Relaxed) > 0 && self.held.load(Ordering::Relaxed) > bytes
+        self.is_blocked() && self.held.load(Ordering::Relaxed) > bytes
     }
 }
 
@@ -166,9 +171,8 @@ impl Held {
         if let Some(target) = full {
             return Err(NotStored::Crowded { group: target.group.clone() });
         }
-        for Target { held, arriving, .. } in targets.iter().map(|to| &*to.target) {
-            held.fetch_add(bytes, Ordering::Relaxed);
-            arriving.increment(bytes as f64);
+        for to in targets.iter() {
+            to.target.held.fetch_add(bytes, Ordering::Relaxed);
         }
         Ok(Self { targets: targets.clone(), bytes })
     }
@@ -176,9 +180,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        for Target { held, arriving, .. } in self.targets.iter().map(|to| &*to.target) {
-            held.fetch_sub(self.bytes, Ordering::Relaxed);
-            arriving.decrement(self.bytes as f64);
+        for to in self.targets.iter() {
+            to.target.held.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 }
@@ -294,7 +297,7 @@ async fn append<'a>(
     deadline: Instant,
 ) -> Result<Option<(&'a Target, Seq)>, NotStored> {
     // Behind a batch that waits for room none goes ahead.
-    if target.blocked.load(Ordering::Relaxed) == 0 {
+    if !target.is_blocked() {
         match try_append(target, batch).await {
             Ok(seq) => return Ok(Some((target, seq))),
             Err(error) if is_full(&error) => {}
@@ -325,19 +328,40 @@ async fn append<'a>(
     }
 }
 
-async fn wait_for_room(target: &Target, batch: &Arrived, deadline: Instant) -> Result<Seq, NotStored> {
-    struct Blocked<'a>(&'a AtomicUsize);
-    impl Drop for Blocked<'_> {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::Relaxed);
-        }
+/// Bytes that wait for room in a log. What was on its way when the log filled up may be more than the share; and what
+/// comes by another group's divert is not in `held`.
+struct Waiting<'a> {
+    target: &'a Target,
+    bytes: usize,
+}
+
+impl<'a> Waiting<'a> {
+    /// Refused beyond the group's share; but a batch that would wait alone may always wait, and where the oldest make
+    /// room none waits for long.
+    fn new(target: &'a Target, bytes: usize) -> Result<Self, NotStored> {
+        let boundless = target.overflow == Overflow::DropOldest;
+        let may = |waiting| boundless || waiting == 0 || waiting + bytes <= target.share;
+        let more = |waiting| may(waiting).then_some(waiting + bytes);
+        let crowded = |_| NotStored::Crowded { group: target.group.clone() };
+        target.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map_err(crowded)?;
+        target.waiting_shown.increment(bytes as f64);
+        Ok(Self { target, bytes })
     }
-    target.blocked.fetch_add(1, Ordering::Relaxed);
-    let _blocked = Blocked(&target.blocked);
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.target.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.target.waiting_shown.decrement(self.bytes as f64);
+    }
+}
+
+async fn wait_for_room(target: &Target, batch: &Arrived, deadline: Instant) -> Result<Seq, NotStored> {
+    let frame_bytes = batch.encoded.len() + batch.payload.len() + 64;
+    let _waiting = Waiting::new(target, frame_bytes)?;
     let refused = |source| NotStored::Log { group: target.group.clone(), source };
     let late = |_| NotStored::Late { group: target.group.clone() };
     let _turn = tokio::time::timeout_at(deadline, target.turn.lock()).await.map_err(late)?;
-    let frame_bytes = (batch.encoded.len() + batch.payload.len()) as u64 + 64;
     loop {
         let full = match try_append(target, batch).await {
             Ok(seq) => return Ok(seq),
@@ -346,8 +370,8 @@ async fn wait_for_room(target: &Target, batch: &Arrived, deadline: Instant) -> R
         };
         if target.overflow == Overflow::DropOldest {
             let over = match full {
-                AppendError::Full { bytes, quota } => (bytes + frame_bytes).saturating_sub(quota),
-                _ => frame_bytes,
+                AppendError::Full { bytes, quota } => (bytes + frame_bytes as u64).saturating_sub(quota),
+                _ => frame_bytes as u64,
             };
             let bytes = over.max(1);
             let (answer, answered) = oneshot::channel();

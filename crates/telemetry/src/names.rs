@@ -59,8 +59,8 @@ catalogue! {
         "UDP heartbeats of senders that were answered.";
     Gauge FORWARD_HELD_BYTES = "weir_forward_held_bytes" in Bytes by []:
         "Memory that messages of senders take which are on no disk yet; bounded by forward.memory.";
-    Gauge LOG_ARRIVING_BYTES = "weir_log_arriving_bytes" in Bytes by ["group"]:
-        "Memory that batches take on their way into the group's log; where they wait for room in it, bounded by the group's share of forward.memory.";
+    Gauge LOG_WAITING_BYTES = "weir_log_waiting_bytes" in Bytes by ["group"]:
+        "Memory of batches that wait for room in the group's full log; at most the group's share of forward.memory.";
     Counter EDGE_EVENTS_TOTAL = "weir_edge_events_total" in Count by ["group"]:
         "Events taken in and routed to the group.";
     Counter EDGE_BYTES_TOTAL = "weir_edge_bytes_total" in Bytes by ["group"]:
