@@ -616,8 +616,9 @@ impl Driver {
                 }
             }
         }
+        // Without a sink there is nobody to whom the rest could go instead: what is read would be thrown away.
         if self.dispatcher.wants_more()
-            && (self.hand.has_room() || self.stalled)
+            && (self.hand.has_room() || self.stalled && !self.sessions.is_empty())
             && *self.durable.borrow_and_update() > self.offered
             && let Some(mut reader) = self.reader.take()
         {

@@ -288,6 +288,9 @@ impl<D: Disk> Log<D> {
         let bytes = sealed.map_err(|failure| self.refusal(failure))?;
         self.publish();
         if let Some(tail) = self.tail.take() {
+            // A reader that keeps up has it from memory, and one that is behind may be far behind: the next segment
+            // goes into these pages, which costs less than pages that nobody has touched yet.
+            tail.file.forget(0, bytes);
             self.catalog.change(tail.first, |segment| {
                 segment.bytes = bytes;
                 segment.index = None;

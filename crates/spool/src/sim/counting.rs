@@ -16,6 +16,8 @@ pub struct Counts {
     pub read_bytes: AtomicU64,
     /// Bytes written.
     pub written_bytes: AtomicU64,
+    /// Bytes that are not read again soon.
+    pub forgotten_bytes: AtomicU64,
 }
 
 /// A disk that counts what another one does.
@@ -116,6 +118,7 @@ impl<F: DiskFile> DiskFile for CountingFile<F> {
     }
 
     fn forget(&self, at: u64, bytes: u64) {
+        self.counts.forgotten_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.file.forget(at, bytes);
     }
 }
