@@ -1,11 +1,14 @@
 //! A sender's retries: the same chunk again, over every way that it can take, is stored once.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use weir_tests::{Node, RawSender, Scratch, Site, loadgen_binary, metric, ports, run, scrape, until};
+use anyhow::{Context, Result, ensure};
+use weir_tests::{
+    Node, RawSender, Scratch, Signal, Site, loadgen_binary, metric, port, ports, run, scrape, until,
+};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -245,6 +248,74 @@ fn with_ack_store_a_lost_edge_loses_nothing_acknowledged() {
         other.send("app", "chunk-20", "s", 200..210)?;
         acked(&mut other, "chunk-20")?;
         cluster.verify("s", 210)
+    });
+}
+
+#[test]
+fn an_acknowledgement_waits_for_what_route_listener_or_group_says() {
+    Scratch::run("ack-levels", |scratch| {
+        let quick = port()?;
+        let routes = "ack = \"store\"\n[[route]]\nmatch = \"edge.**\"\ngroups = [\"files\"]\nack = \"edge\"\n\
+                      [[route]]\nmatch = \"store.**\"\ngroups = [\"files\"]\nack = \"store\"";
+        let listeners = format!(
+            "[[listener]]\nname = \"inside\"\n[[listener]]\nname = \"quick\"\nedges = [\"edge-1\"]\nack = \"edge\"\n\
+             address = \"127.0.0.1:{quick}\""
+        );
+        let mut cluster = Cluster::start(scratch, routes, &listeners)?;
+        let (inside, quick) = (cluster.edges[0].forward()?, SocketAddr::from(([127, 0, 0, 1], quick)));
+        let mut senders = Vec::new();
+        for (place, tag, waits) in [
+            (inside, "edge.x", false),
+            (inside, "app", true),
+            (quick, "app", false),
+            (quick, "store.x", true),
+        ] {
+            senders.push((RawSender::connect(place)?, tag, waits));
+        }
+        // Then the other way round, on the same connections.
+        for (round, other_way) in [(0, false), (1, true)] {
+            if other_way {
+                let file = scratch.path().join("topology.toml");
+                let text = std::fs::read_to_string(&file)?.replace("ack = \"edge\"", "ack = \"other\"");
+                let text =
+                    text.replace("ack = \"store\"", "ack = \"edge\"").replace("\"other\"", "\"store\"");
+                scratch.write("topology.toml", text)?;
+                cluster.edges[0].process.signal(Signal::HUP)?;
+                until("the topology to be taken up", LONG, || -> Result<()> {
+                    ensure!(
+                        metric(cluster.edges[0].metrics, "weir_config_applied_total", &[])? == 1.0,
+                        "not yet"
+                    );
+                    Ok(())
+                })?;
+            }
+            for sink in &mut cluster.sinks {
+                sink.process.kill_9()?;
+            }
+            let chunk = format!("chunk-{round}");
+            for (number, (sender, tag, _)) in (0..).zip(&mut senders) {
+                let first = (round * 4 + number) * 10;
+                sender.send(tag, &chunk, "l", first..first + 10)?;
+            }
+            for (sender, tag, waits) in &mut senders {
+                if *waits == other_way {
+                    acked(sender, &chunk).with_context(|| format!("{tag} is on the edge's disk"))?;
+                }
+            }
+            for (sender, tag, waits) in &mut senders {
+                let early = *waits != other_way && sender.ack(Duration::from_millis(300)).is_ok();
+                ensure!(!early, "{tag} in round {round}: acknowledged what no store has");
+            }
+            for sink in &mut cluster.sinks {
+                sink.restart()?;
+            }
+            for (sender, _, waits) in &mut senders {
+                if *waits != other_way {
+                    acked(sender, &chunk)?;
+                }
+            }
+        }
+        cluster.verify("l", 80)
     });
 }
 

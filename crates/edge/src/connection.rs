@@ -20,6 +20,7 @@ use tokio_util::sync::WaitForCancellationFuture;
 use weir_forward::{Event, Session, Skips, Violation};
 use weir_routing::RouteCache;
 use weir_telemetry::{TagCounter, names};
+use weir_topology::Ack;
 
 use crate::door::{Allowance, Counted, Door, Holding, Judgement, Meter, Peer, Rewrite, Settings, Stream};
 use crate::intake::{Pending, Stored, TAG_CACHE, now_ns};
@@ -336,6 +337,11 @@ impl Connection {
                 false
             }
         }
+    }
+
+    /// What the listener says of when a sender is told that its events are kept.
+    pub(crate) fn ack_level(&self) -> Option<Ack> {
+        self.settings.config.ack
     }
 
     /// Never acknowledge later than this after a batch came (R42).

@@ -72,12 +72,12 @@ impl Connection {
         }
         self.unsynced += bytes;
         let arrived = Arrived::new(header, payload);
-        let deadline = Instant::now() + self.ack_deadline();
+        let (ack_level, deadline) = (self.ack_level(), Instant::now() + self.ack_deadline());
         self.targets = targets.clone();
         let held = Held::new(&targets, bytes);
         let mut future: Pending = Box::pin(async move {
             let outcome = match held {
-                Ok(_held) => store::everywhere(&targets, arrived, deadline).await,
+                Ok(_held) => store::everywhere(&targets, arrived, ack_level, deadline).await,
                 Err(crowded) => Err(crowded),
             };
             Stored { bytes, ack, outcome }

@@ -235,7 +235,7 @@ impl Edge {
         let opened = groups.open(topology).await?;
         // From here on nothing can fail.
         let applied = groups.take(topology, opened);
-        let plan = Plan::new(router, topology.routes.len(), &groups.targets(topology), self.tap.clone());
+        let plan = Plan::new(router, &topology.routes, &groups.targets(topology), self.tap.clone());
         self.plan.store(Arc::new(plan));
         listeners.commit(prepared);
         Ok(applied)

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use weir_routing::{Router, RouterError};
-use weir_topology::Topology;
+use weir_topology::{Route, Topology};
 
 use crate::store::{RouteTarget, Target, of_route};
 use crate::tap::Tap;
@@ -25,9 +25,9 @@ pub(crate) fn router(topology: &Topology) -> Result<Router, RouterError> {
 }
 
 impl Plan {
-    /// `routes` is how many the router has.
-    pub(crate) fn new(router: Router, routes: usize, targets: &[Arc<Target>], tap: Arc<Tap>) -> Self {
-        let targets = (0..routes).map(|index| of_route(router.groups(index), targets)).collect();
+    /// `routes` are those that the router was made from.
+    pub(crate) fn new(router: Router, routes: &[Route], targets: &[Arc<Target>], tap: Arc<Tap>) -> Self {
+        let targets = routes.iter().map(|route| of_route(&route.groups, route.ack, targets)).collect();
         Self { router, tap, targets }
     }
 

@@ -148,6 +148,8 @@ impl Target {
 pub(crate) struct RouteTarget {
     target: Arc<Target>,
     divert: Option<Arc<Target>>,
+    // The route's.
+    ack: Option<Ack>,
 }
 
 impl RouteTarget {
@@ -191,24 +193,25 @@ pub(crate) fn is_crowded(targets: &[RouteTarget]) -> bool {
     targets.iter().any(|to| to.target.is_blocked_beyond(to.target.share / 2))
 }
 
-/// Finds the targets of a route among all.
-pub(crate) fn of_route(groups: &[GroupId], all: &[Arc<Target>]) -> Arc<[RouteTarget]> {
+/// Finds the targets of a route among all; `ack` is what the route says.
+pub(crate) fn of_route(groups: &[GroupId], ack: Option<Ack>, all: &[Arc<Target>]) -> Arc<[RouteTarget]> {
     let find = |group: &GroupId| all.iter().find(|target| target.group == *group).cloned();
     let with_divert = |target: Arc<Target>| {
         let divert = match &target.overflow {
             Overflow::Divert(to) => find(to),
             _ => None,
         };
-        RouteTarget { target, divert }
+        RouteTarget { target, divert, ack }
     };
     groups.iter().filter_map(find).map(with_divert).collect()
 }
 
-/// Stores a batch in every group of its route. Returns when it is as safe in each as the group asks; what is not by
-/// the deadline is not acknowledged any more (R42).
+/// Stores a batch in every group of its route. Returns when it is as safe in each as route, `listener` or group asks; what
+/// is not by the deadline is not acknowledged any more (R42).
 pub(crate) async fn everywhere(
     targets: &[RouteTarget],
     batch: Arrived,
+    listener: Option<Ack>,
     deadline: Instant,
 ) -> Result<(), NotStored> {
     let stores = targets.iter().map(|to| store(&to.target, to.divert.as_deref(), batch.clone(), deadline));
@@ -216,7 +219,8 @@ pub(crate) async fn everywhere(
     let outcomes = join_all(stores).await;
     let mut commits = Vec::new();
     for (to, places) in targets.iter().zip(outcomes) {
-        let awaited = places?.into_iter().filter(|_| to.target.ack == Ack::Store);
+        let level = Ack::of(to.ack, listener, to.target.ack);
+        let awaited = places?.into_iter().filter(|_| level == Ack::Store);
         commits.extend(awaited.map(|(target, seq)| committed(target, seq, deadline)));
     }
     join_all(commits).await.into_iter().collect()

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weir_model::{Network, NodeId};
 
+use crate::model::Ack;
 use crate::secret::Secret;
 use crate::size::ByteSize;
 
@@ -95,6 +96,8 @@ pub struct ForwardSettings {
     pub tls: Option<ForwardTls>,
     /// Shared key and users; none where there is no handshake.
     pub security: Option<ForwardSecurity>,
+    /// When a sender is told that its events are kept, unless their route says so; see [`Ack::of`].
+    pub ack: Option<Ack>,
     /// Takes the place of every tag.
     pub tag: Option<String>,
     /// Goes before every tag, with a dot between.

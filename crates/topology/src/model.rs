@@ -74,7 +74,7 @@ pub struct Group {
     pub quota: ByteSize,
     /// What an edge does when the quota is used up.
     pub overflow: Overflow,
-    /// When a sender is told that its events are kept.
+    /// When a sender is told that its events are kept, where neither route nor listener says so; see [`Ack::of`].
     pub ack: Ack,
     /// Which sinks an edge prefers.
     pub affinity: Affinity,
@@ -110,6 +110,23 @@ pub enum Ack {
     Edge,
     /// When the store has them.
     Store,
+}
+
+impl Ack {
+    /// The level that holds for a batch: that of its route, else of the listener that it came by, else of the group.
+    #[must_use]
+    pub fn of(route: Option<Self>, listener: Option<Self>, group: Self) -> Self {
+        route.or(listener).unwrap_or(group)
+    }
+}
+
+impl fmt::Display for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Edge => "edge",
+            Self::Store => "store",
+        })
+    }
 }
 
 /// Which sinks of a group an edge prefers.
@@ -358,4 +375,6 @@ pub struct Route {
     pub patterns: String,
     /// Each gets a copy; one at least, none twice.
     pub groups: Vec<GroupId>,
+    /// When a sender is told that its events are kept in these groups; see [`Ack::of`].
+    pub ack: Option<Ack>,
 }

@@ -7,7 +7,7 @@ use toml::Spanned;
 use weir_model::GroupId;
 use weir_routing::{Pattern, PatternError, Router};
 
-use crate::model::Route;
+use crate::model::{Ack, Route};
 use crate::problem::did_you_mean;
 use crate::read::{Block, Checked, Reader};
 
@@ -18,6 +18,7 @@ struct RawRoute {
     #[serde(rename = "match")]
     patterns: Spanned<String>,
     groups: Spanned<Vec<Spanned<String>>>,
+    ack: Option<Spanned<Checked<Ack>>>,
 }
 
 /// The schema of `[[route]]`.
@@ -63,9 +64,10 @@ fn route(reader: &mut Reader<'_>, block: &Block<'_>, known: &[String]) -> Option
     let raw: RawRoute = reader.block(block, &[])?;
     let name = raw.name.and_then(|name| reader.required(name));
     let groups = targets(reader, raw.groups, known);
+    let ack = raw.ack.and_then(|ack| reader.required(ack));
     let place = raw.patterns.span();
     let sound = patterns(reader, &raw.patterns);
-    sound.then(|| (Route { name, patterns: raw.patterns.into_inner(), groups }, place))
+    sound.then(|| (Route { name, patterns: raw.patterns.into_inner(), groups, ack }, place))
 }
 
 /// Reports each pattern that is none; whether all are sound.

@@ -1,7 +1,7 @@
 //! The topology file: reads it block by block, and checks what the blocks say of each other. Its routes are
 //! read in `routes.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde::Deserialize;
@@ -134,13 +134,11 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
         ids: Names::new("group"),
         addresses: BTreeMap::new(),
         known: groups.iter().filter_map(id).collect(),
-        ack_deadline: None,
     };
     let edges: Vec<EdgeNode> = edges.iter().filter_map(|block| edge(reader, block, &mut seen)).collect();
     let names: Vec<String> = edges.iter().map(|edge| edge.name.to_string()).collect();
+    let acks = AckPlaces::new(&groups, &routes, &listeners, forward.as_ref());
     let forward = read_forward(reader, forward, listeners, &names);
-    let deadlines = forward.iter().flat_map(|forward| &forward.listeners);
-    seen.ack_deadline = deadlines.map(|listener| listener.settings.ack_deadline).min();
     let places: Vec<Range<usize>> = groups.iter().map(Spanned::span).collect();
     let groups: Vec<Option<Group>> =
         groups.into_iter().map(|block| group(reader, block, &mut seen)).collect();
@@ -150,8 +148,14 @@ fn read(reader: &mut Reader<'_>, root: &mut Block<'_>) -> Option<Topology> {
         idle_groups(reader, &groups, &places, routes);
         copies_beside_a_divert(reader, &groups, &places, routes);
     }
+    let sound = !reader.failed();
     let groups = groups.into_iter().flatten().collect();
-    Some(Topology { cluster: cluster?, edges, groups, routes: routes.unwrap_or_default(), forward: forward? })
+    let topology =
+        Topology { cluster: cluster?, edges, groups, routes: routes.unwrap_or_default(), forward: forward? };
+    if sound {
+        parts_older_than_answers(reader, &topology, &acks);
+    }
+    Some(topology)
 }
 
 /// Warns of groups that no event gets to. Without any route there is one warning already.
@@ -198,6 +202,66 @@ fn copies_beside_a_divert(
     }
 }
 
+/// Where each block says `ack`, or where it stands if it does not.
+struct AckPlaces {
+    groups: Vec<Range<usize>>,
+    routes: Vec<Range<usize>>,
+    listeners: Vec<Range<usize>>,
+}
+
+impl AckPlaces {
+    fn new(
+        groups: &[Block<'_>],
+        routes: &[Block<'_>],
+        listeners: &[Block<'_>],
+        forward: Option<&Block<'_>>,
+    ) -> Self {
+        let said = |block: &Block<'_>| block.get_ref().get("ack").map(Spanned::span);
+        let all = |blocks: &[Block<'_>]| -> Vec<Range<usize>> {
+            blocks.iter().map(|block| said(block).unwrap_or_else(|| block.span())).collect()
+        };
+        let common = forward.and_then(said);
+        let of_listener = |block| said(block).or(common.clone()).unwrap_or_else(|| block.span());
+        let mut of_listeners: Vec<Range<usize>> = listeners.iter().map(of_listener).collect();
+        if listeners.is_empty() {
+            of_listeners.extend(common.clone().or(Some(0..0)));
+        }
+        Self { groups: all(groups), routes: all(routes), listeners: of_listeners }
+    }
+}
+
+/// Refuses groups whose parts stay open for so long that a sender that waits for its store would never hear: one problem
+/// for each place that says `ack = "store"`.
+fn parts_older_than_answers(reader: &mut Reader<'_>, topology: &Topology, places: &AckPlaces) {
+    let mut told = BTreeSet::new();
+    for (route, of_route) in topology.routes.iter().zip(&places.routes) {
+        for (listener, of_listener) in topology.forward.listeners.iter().zip(&places.listeners) {
+            for (group, of_group) in topology.groups.iter().zip(&places.groups) {
+                let (settings, age) = (&listener.settings, group.part.age);
+                let waits = Ack::of(route.ack, settings.ack, group.ack) == Ack::Store;
+                if !route.groups.contains(&group.id) || !waits || age < settings.ack_deadline {
+                    continue;
+                }
+                let place = match (route.ack, settings.ack) {
+                    (Some(_), _) => of_route,
+                    (None, Some(_)) => of_listener,
+                    (None, None) => of_group,
+                };
+                if told.insert((place.start, &group.id)) {
+                    let (id, age, most) = (&group.id, age.as_secs(), settings.ack_deadline.as_secs());
+                    let message = format!(
+                        "a part of group {:?} is closed after {age} s, and no sender is told later than {most} s",
+                        id.as_str()
+                    );
+                    let hint =
+                        "set the group's part.age to a few seconds, or `ack_deadline` of [forward] higher";
+                    reader.error(place.clone(), message, Some(hint.to_owned()));
+                }
+            }
+        }
+    }
+}
+
 fn version(reader: &mut Reader<'_>, root: &Block<'_>) {
     let raw: Option<RawRoot> =
         reader.block(root, &["cluster", "edge", "group", "service", "route", "forward", "listener"]);
@@ -236,7 +300,6 @@ fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Opti
     let quota = reader.value_or(raw.quota, ByteSize::mebibytes(10 << 10));
     let affinity = reader.value_or(raw.affinity, Affinity::None);
     let overflow = self::overflow(reader, overflow, &id, &seen.known);
-    let ack_place = raw.ack.as_ref().map(Spanned::span);
     let ack = reader.value_or(raw.ack, Ack::Edge);
     let Some(store_block) = store_block else {
         let hint =
@@ -246,14 +309,6 @@ fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Opti
     };
     let store = store(reader, store_block, &id)?;
     let part = self::part(reader, part, &store);
-    // Of what a part waits for, a sender that waits for the part would never hear.
-    let too_late = seen.ack_deadline.filter(|most| ack == Ack::Store && part.age >= *most);
-    if let Some((place, most)) = ack_place.zip(too_late) {
-        let (age, most) = (part.age.as_secs(), most.as_secs());
-        let message = format!("a part is closed after {age} s, and no sender is told later than {most} s");
-        let hint = "set the group's part.age to a few seconds, or `ack_deadline` of [forward] higher";
-        reader.error(place, message, Some(hint.to_owned()));
-    }
     Some(Group { id, quota, overflow, ack, affinity, sinks, stage, repeats, part, store })
 }
 
@@ -359,8 +414,6 @@ struct Seen {
     addresses: BTreeMap<String, usize>,
     /// The ids of all groups of the file, those that come later too.
     known: Vec<String>,
-    /// The shortest of all listeners.
-    ack_deadline: Option<std::time::Duration>,
 }
 
 /// Names of one kind that were seen, and the line of each.

@@ -107,6 +107,11 @@ const WRONG_TOPOLOGIES: &[Case] = &[
     ("[group.store]\nkind = \"file\"\npath = \"out\"\n", "", &[("7:1", "no store", "[group.store]")]),
     ("\"kafka\"", "\"kafak\"", &[("24:8", "no store is of kind \"kafak\"", "did you mean \"kafka\"?")]),
     ("kind = \"file\"\n", "", &[("14:1", "no kind", "file, kafka, hdfs, forward")]),
+    (
+        "groups = [\"app\"]",
+        "groups = [\"app\"]\nack = \"sore\"",
+        &[("29:7", "\"sore\" is not known", "did you mean \"store\"?")],
+    ),
     ("\"app.**\"", "\" \"", &[("27:9", "matches nothing", "**")]),
     ("\"app.**\"", "\"app.** sys.{a\"", &[("27:21", "\"sys.{a\": the '{'", "without white space")]),
     ("\"app.**\"", "'''sys.{a, b}'''", &[("27:16", "'{'", "white space"), ("27:21", "'}'", "white space")]),

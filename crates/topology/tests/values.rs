@@ -208,7 +208,7 @@ fn what_a_file_says_of_acknowledging_and_repeats() {
 
     // Sixty seconds is later than any sender is told; and a copy beside a divert would be stored twice.
     for (old, new, complaint) in [
-        ("path = 'out' }", "path = 'out' }\npart.age = '60s'", "a part is closed after 60 s"),
+        ("path = 'out' }", "path = 'out' }\npart.age = '60s'", "a part of group \"g\" is closed after 60 s"),
         ("['g']", "['g', 'h']", "diverts to \"h\", which gets a copy"),
         ("chunks = 7", "chunks = 700000000", "too many chunks"),
     ] {
@@ -234,8 +234,50 @@ fn a_part_closes_before_its_senders_are_given_up() {
         assert_eq!(parsed.is_ok(), fits, "{deadline} {age}: {parsed:?}");
         let problems = parsed.err().unwrap_or_default();
         assert!(
-            fits || problems[0].to_string().contains("11:7: error: a part is closed after"),
+            fits || problems[0].to_string().contains("11:7: error: a part of group \"g\" is closed after"),
             "{problems:?}"
         );
+    }
+}
+
+#[test]
+fn the_most_specific_acknowledgement_holds() {
+    let edge_and_store = [Ack::Edge, Ack::Store];
+    for group in edge_and_store {
+        assert_eq!(Ack::of(None, None, group), group);
+        for listener in edge_and_store {
+            assert_eq!(Ack::of(None, Some(listener), group), listener);
+            for route in edge_and_store {
+                assert_eq!(Ack::of(Some(route), Some(listener), group), route);
+            }
+        }
+    }
+    // What each place says, and in which line a part of 5 s is too old for a sender that is told within 5 s.
+    let (edge, store) = ("ack = 'edge', ", "ack = 'store', ");
+    for (forward, group, listener, route, other, lines) in [
+        ("", "", "", "", store, vec![]),
+        ("", store, "", "", "", vec![6]),
+        ("", "", store, "", "", vec![10]),
+        ("", "", "", store, "", vec![13]),
+        (store, "", "", "", "", vec![3]),
+        (store, "", edge, "", "", vec![]),
+        ("", store, edge, "", "", vec![]),
+        ("", store, "", edge, "", vec![]),
+        ("", "", store, edge, "", vec![]),
+        ("", store, edge, store, "", vec![13]),
+    ] {
+        let text = format!(
+            "version = 1\ncluster.name = 'c'\nforward = {{ {forward}ack_deadline = '5s' }}\nedge = [{{ name = 'e', rack = 'r' }}]\n\
+             group = [\n{{ {group}id = 'g', sink = [{{ name = 's', rack = 'r', address = 'h:1' }}], part.age = '5s', \
+             store = {{ kind = 'file', path = 'g' }} }},\n{{ id = 'h', sink = [{{ name = 't', rack = 'r', address = 'h:2' }}], \
+             store = {{ kind = 'file', path = 'h' }} }},\n]\nlistener = [\n{{ {listener}name = 'l' }},\n]\n\
+             route = [\n{{ {route}match = 'a', groups = ['g'] }},\n{{ {other}match = '**', groups = ['h'] }},\n]\n"
+        );
+        let problems = parse_topology(&text, "t.toml").err().unwrap_or_default();
+        assert!(
+            problems.iter().all(|problem| problem.message.contains("a part of group \"g\"")),
+            "{problems:?}"
+        );
+        assert_eq!(problems.iter().map(|problem| problem.line).collect::<Vec<_>>(), lines, "{text}");
     }
 }

@@ -12,6 +12,7 @@ use super::{
     Forward, ForwardClient, ForwardSecurity, ForwardSettings, ForwardTls, ForwardUser, LimitAction, ListenAt,
     Listener, Per, Rate, RateLimit,
 };
+use crate::model::Ack;
 use crate::problem::did_you_mean;
 use crate::read::{Address, Block, Checked, Reader, words};
 use crate::schema::{add, list};
@@ -55,6 +56,7 @@ struct RawForward {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSettings {
+    ack: Optional<Ack>,
     tag: Optional<String>,
     add_tag_prefix: Optional<String>,
     source_address_key: Optional<String>,
@@ -299,6 +301,7 @@ fn settings(reader: &mut Reader<'_>, mut block: Block<'_>) -> Option<ForwardSett
     Some(ForwardSettings {
         tls: flatten(tls)?,
         security: flatten(security)?,
+        ack: optional(reader, raw.ack),
         tag,
         add_tag_prefix,
         source_address_key: optional(reader, raw.source_address_key),

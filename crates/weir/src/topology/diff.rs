@@ -6,14 +6,16 @@ use std::fmt;
 use serde::Serialize;
 
 use weir_model::GroupId;
-use weir_topology::{Affinity, EdgeNode, Group, Overflow, Topology};
+use weir_topology::{Affinity, EdgeNode, Group, Listener, Overflow, Topology};
 
+use super::show::terms;
 use super::{ring, router, store};
 
 /// The difference of two topologies.
 #[derive(Debug, Serialize)]
 pub(super) struct Diff {
     edges: Vec<String>,
+    listeners: Vec<String>,
     groups: Vec<String>,
     routes: Vec<String>,
     tags: Tags,
@@ -47,6 +49,12 @@ impl Diff {
     ) -> Result<Self, weir_routing::RouterError> {
         Ok(Self {
             edges: changes(&old.edges, &new.edges, |edge| edge.name.to_string(), edge),
+            listeners: changes(
+                &old.forward.listeners,
+                &new.forward.listeners,
+                |listener| listener.name.clone(),
+                listener,
+            ),
             groups: changes(&old.groups, &new.groups, |group| group.id.to_string(), group),
             routes: routes(old, new),
             tags: moved(old, new, tags)?,
@@ -56,7 +64,12 @@ impl Diff {
 
 impl fmt::Display for Diff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (title, lines) in [("edges", &self.edges), ("groups", &self.groups), ("routes", &self.routes)] {
+        for (title, lines) in [
+            ("edges", &self.edges),
+            ("listeners", &self.listeners),
+            ("groups", &self.groups),
+            ("routes", &self.routes),
+        ] {
             writeln!(f, "{title}{}", if lines.is_empty() { ": no change" } else { "" })?;
             lines.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         }
@@ -101,6 +114,12 @@ fn edge(old: &EdgeNode, new: &EdgeNode) -> Vec<String> {
     change("rack", &old.rack, &new.rack).into_iter().collect()
 }
 
+fn listener(old: &Listener, new: &Listener) -> Vec<String> {
+    let (was, is) = (terms(old), terms(new));
+    let other = (old != new && was == is).then(|| "other settings".to_owned());
+    (was != is).then(|| format!("{was} -> {is}")).into_iter().chain(other).collect()
+}
+
 fn group(old: &Group, new: &Group) -> Vec<String> {
     let affinity = |group: &Group| if group.affinity == Affinity::Rack { "rack" } else { "none" };
     let overflow = |group: &Group| match &group.overflow {
@@ -114,7 +133,7 @@ fn group(old: &Group, new: &Group) -> Vec<String> {
         change("overflow", &overflow(old), &overflow(new)),
         change("affinity", affinity(old), affinity(new)),
         change("store", &store(old), &store(new)),
-        (old.ack != new.ack).then(|| "ack".to_owned()),
+        change("ack", &old.ack, &new.ack),
         (old.stage != new.stage).then(|| "stage".to_owned()),
         (old.part != new.part).then(|| "part".to_owned()),
         (old.store != new.store && store(old) == store(new)).then(|| "settings of the store".to_owned()),
@@ -140,7 +159,8 @@ fn routes(old: &Topology, new: &Topology) -> Vec<String> {
     let worded = |topology: &Topology| -> Vec<String> {
         let line = |route: &weir_topology::Route| {
             let groups: Vec<_> = route.groups.iter().map(|group| group.as_str()).collect();
-            format!("{} -> {}", route.patterns, groups.join(", "))
+            let ack = route.ack.map(|ack| format!("; ack {ack}")).unwrap_or_default();
+            format!("{} -> {}{ack}", route.patterns, groups.join(", "))
         };
         topology.routes.iter().map(line).collect()
     };
@@ -207,6 +227,8 @@ fn shares<'a>(group: &'a Group, rack: &str) -> BTreeMap<&'a str, f64> {
 
 #[cfg(test)]
 mod tests {
+    use weir_topology::Ack;
+
     use super::super::{example, sample};
     use super::*;
 
@@ -221,6 +243,7 @@ mod tests {
     fn no_change_moves_nothing() {
         let same = diff(|_| {});
         assert!(same.edges.is_empty() && same.groups.is_empty() && same.routes.is_empty());
+        assert!(same.listeners.is_empty());
         assert_eq!(same.tags.other_groups, 0);
         assert!(same.tags.within.iter().all(|within| within.moved == 0.0 && within.ideal == 0.0));
     }
@@ -252,5 +275,21 @@ mod tests {
         assert_eq!(other.groups, ["- sys", "~ app: ~ sink app-1: weight 1 -> 3"]);
         assert_eq!(other.routes, ["- sys.** -> sys", "~ the order of those that stay"]);
         assert!(other.tags.other_groups > 1000, "{:?}", other.tags);
+    }
+
+    #[test]
+    fn other_acknowledgements_have_their_lines() {
+        let other = diff(|new| {
+            new.groups[0].ack = Ack::Store;
+            new.routes[0].ack = Some(Ack::Edge);
+            new.forward.listeners[0].settings.ack = Some(Ack::Store);
+            new.forward.listeners[0].settings.heartbeat = false;
+        });
+        assert_eq!(other.groups, ["~ app: ack edge -> store"]);
+        assert_eq!(other.routes, ["- app.** -> app", "+ app.** -> app; ack edge"]);
+        let place = "`listen.forward` of the node file";
+        assert_eq!(other.listeners, [format!("~ forward: {place} -> {place}; ack store")]);
+        let quiet = diff(|new| new.forward.listeners[0].settings.heartbeat = false);
+        assert_eq!(quiet.listeners, ["~ forward: other settings"]);
     }
 }

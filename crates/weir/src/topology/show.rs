@@ -32,18 +32,19 @@ pub(super) fn text(topology: &Topology) -> String {
     out += "\nroutes, first match wins\n";
     for route in &topology.routes {
         let groups: Vec<_> = route.groups.iter().map(|group| group.as_str()).collect();
-        let _ = writeln!(out, "  {:<32} -> {}", route.patterns, groups.join(", "));
+        let ack = route.ack.map(|ack| format!("; ack {ack}")).unwrap_or_default();
+        let _ = writeln!(out, "  {:<32} -> {}{ack}", route.patterns, groups.join(", "));
     }
     out += "\ngroups\n";
     for group in &topology.groups {
         let (id, sinks) = (group.id.as_str(), group.sinks.len());
-        let _ = writeln!(out, "  {id:<16} {sinks} sinks -> {}", store(group));
+        let _ = writeln!(out, "  {id:<16} {sinks} sinks -> {}; ack {}", store(group), group.ack);
     }
     out
 }
 
 /// Where a listener is, and what a sender meets there.
-fn terms(listener: &Listener) -> String {
+pub(super) fn terms(listener: &Listener) -> String {
     let settings = &listener.settings;
     let mut terms = vec![match &listener.at {
         ListenAt::NodeFile => "`listen.forward` of the node file".to_owned(),
@@ -59,6 +60,9 @@ fn terms(listener: &Listener) -> String {
     add(users, "shared key and user");
     add(!settings.proxy_protocol.is_empty(), "PROXY header from balancers");
     add(!settings.allow.is_empty() || !settings.deny.is_empty(), "some addresses only");
+    if let Some(ack) = settings.ack {
+        terms.push(format!("ack {ack}"));
+    }
     if let Some(tag) = &settings.tag {
         terms.push(format!("every tag becomes {tag}"));
     }
@@ -82,7 +86,7 @@ mod tests {
             version = 1
             cluster.name = "c"
             edge = [{ name = "e1", rack = "r" }, { name = "e2", rack = "r" }]
-            route = [{ match = "**", groups = ["g"] }]
+            route = [{ match = "**", groups = ["g"], ack = "edge" }]
             [[group]]
             id = "g"
             sink = [{ name = "s", rack = "r", address = "h:1" }]
@@ -93,6 +97,7 @@ mod tests {
             name = "outside"
             edges = ["e2"]
             address = "0.0.0.0:24225"
+            ack = "store"
             add_tag_prefix = "dmz"
             tls = { cert = "a", key = "b", client_ca = "c" }
             security = { shared_key = "hush" }
@@ -102,7 +107,9 @@ mod tests {
         for line in [
             "  inside           all edges: `listen.forward` of the node file\n",
             "  outside          e2: 0.0.0.0:24225; TLS with a certificate of the sender; shared key; \
-             dmz. before each tag; limits flood\n",
+             ack store; dmz. before each tag; limits flood\n",
+            " -> g; ack edge\n",
+            "1 sinks -> file out; ack edge\n",
         ] {
             assert!(shown.contains(line), "{shown}");
         }
