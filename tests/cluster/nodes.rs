@@ -215,3 +215,33 @@ fn standalone_takes_other_topologies_up_while_it_runs() {
         node.stop()
     });
 }
+
+#[test]
+fn an_edge_of_another_authority_is_refused_without_a_flood_of_lines() {
+    const REFUSALS: f64 = 12.0;
+    Scratch::run("refused", |scratch| {
+        let (site, _) = Site::files(scratch)?;
+        let sink = site.sink("files-1")?;
+        let (began, alien) = (Instant::now(), scratch.dir("alien")?);
+        run(Command::new(weir_binary()?).args(["ca", "init"]).arg(&alien))?;
+        run(Command::new(weir_binary()?).args(["ca", "issue"]).arg(&alien).arg("edge-1"))?;
+        let file = site.node_file("edge-1", "edge", "forward = \"127.0.0.1:0\"")?;
+        let file = scratch.write("alien.toml", fs::read_to_string(file)?.replace("\"tls/", "\"alien/"))?;
+        let mut command = Command::new(weir_binary()?);
+        command.arg("edge").arg("--config").arg(file);
+        let edge = Node::of(Process::start("edge-1", command, &scratch.dir("said")?)?)?;
+        until("the sink to refuse it again and again", LONG, || {
+            let refused = metric(sink.metrics, "weir_sink_refused_total", &[])?;
+            ensure!(refused >= REFUSALS, "{refused} times");
+            Ok(())
+        })?;
+        let said = [sink.process.said()?, edge.process.said()?];
+        let took = began.elapsed();
+        // One in ten seconds for each reason, and there are two: its certificate, or its going first.
+        let most = 2 * (1 + took.as_secs() as usize / 10);
+        let lines = said[0].matches("refused an edge").count();
+        ensure!((1..=most).contains(&lines), "{lines} lines in {took:?}: {}", said[0]);
+        ensure!(said[1].matches("cannot reach the sink").count() == 1, "{}", said[1]);
+        Ok(())
+    });
+}

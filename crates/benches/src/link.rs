@@ -43,7 +43,7 @@ pub(crate) fn carry() -> anyhow::Result<Work> {
         let listener = Listener::bind("127.0.0.1:0".parse()?, &sink_identity, settings.clone())?;
         let dialer = Dialer::new(&edge, settings)?;
         let address = listener.local_addr().to_string();
-        let theirs = async { listener.accept().await.context("nobody came") };
+        let theirs = async { anyhow::Ok(listener.accept().await.context("nobody came")??) };
         let ours = async { dialer.dial(&address, &sink).await.context("dialling") };
         let (theirs, ours) = tokio::try_join!(theirs, ours)?;
         anyhow::Ok((listener, dialer, ours, theirs))

@@ -42,7 +42,7 @@ pub(crate) async fn serve(
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept_or_refused() => accepted,
+            accepted = listener.accept() => accepted,
         };
         let connection = match accepted {
             None => break,

@@ -40,7 +40,7 @@ fn measure(mtu_max: u16) -> Result<(), Box<dyn Error>> {
     })?;
     let addr = listener.local_addr().to_string();
     let received = sink_side.spawn(async move {
-        let Some(connection) = listener.accept().await else { return 0 };
+        let Some(Ok(connection)) = listener.accept().await else { return 0 };
         let mut lanes = Vec::new();
         for _ in 0..LANES {
             let Ok(mut lane) = connection.accept_lane().await else { return 0 };

@@ -31,6 +31,20 @@ pub enum CloseReason {
     Protocol(String),
 }
 
+impl CloseReason {
+    /// One word for it, for metrics.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Peer { .. } => "peer",
+            Self::Silent => "silent",
+            Self::Reset => "reset",
+            Self::Protocol(_) => "protocol",
+        }
+    }
+}
+
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

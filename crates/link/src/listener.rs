@@ -61,19 +61,9 @@ impl Listener {
         self.local_addr
     }
 
-    /// Waits for the next connection; `None` after [`close`](Self::close). Failed handshakes are logged. May be
-    /// cancelled and called again.
-    pub async fn accept(&self) -> Option<Connection> {
-        loop {
-            match self.accept_or_refused().await? {
-                Ok(connection) => return Some(connection),
-                Err(error) => tracing::warn!(remote = %error.remote, "{error}"),
-            }
-        }
-    }
-
-    /// Like [`accept`](Self::accept), for who wants to see failed handshakes too.
-    pub async fn accept_or_refused(&self) -> Option<Result<Connection, AcceptError>> {
+    /// Waits for the next connection or failed handshake; `None` after [`close`](Self::close). May be cancelled and
+    /// called again.
+    pub async fn accept(&self) -> Option<Result<Connection, AcceptError>> {
         self.accepted.lock().await.recv().await
     }
 

@@ -38,7 +38,7 @@ async fn connect(world: &World) -> (Connection, Connection, Dialer) {
     let dialer = Dialer::new(&identity(&world.dir, "edge-1"), Settings::default()).unwrap();
     let sink = NodeId::new("sink-1").unwrap();
     let (edge, sink) = tokio::join!(dialer.dial(&world.addr, &sink), world.listener.accept());
-    (edge.unwrap(), sink.unwrap(), dialer)
+    (edge.unwrap(), sink.unwrap().unwrap(), dialer)
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_caller_without_a_certificate_is_refused() {
             Err(error) => error,
         }
     };
-    let (told, accepted) = tokio::join!(caller, world.listener.accept_or_refused());
+    let (told, accepted) = tokio::join!(caller, world.listener.accept());
     let error = accepted.unwrap().unwrap_err().to_string();
     assert!(error.contains("peer sent no certificates"), "{error}");
     assert!(told.to_string().contains("peer sent no certificates"), "{told}");

@@ -1,12 +1,15 @@
 //! Where edges come in: the listener, which a revision may move, shut, or give another certificate.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use weir_link::{BindError, Connection, Identity, Listener, Settings};
+use weir_telemetry::{Refusals, names};
 
 /// Connections that wait for the store to be there.
 const WAITING_MAX: usize = 64;
@@ -102,12 +105,27 @@ fn listen(
     let accepting = tokio::spawn({
         let listener = listener.clone();
         async move {
-            while let Some(connection) = listener.accept().await {
-                if connections.send(connection).await.is_err() {
-                    return;
+            while let Some(accepted) = listener.accept().await {
+                match accepted {
+                    Ok(connection) => {
+                        if connections.send(connection).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => refused(error.reason.label(), &error.remote, &error.reason),
                 }
             }
         }
     });
     Ok((listener, accepting))
+}
+
+/// Counts a peer that is not let in, and logs it: whoever is refused comes again several times in a second.
+pub(crate) fn refused(reason: &'static str, peer: &dyn Display, detail: &dyn Display) {
+    // Of all sinks in this process.
+    static REFUSALS: LazyLock<Refusals> =
+        LazyLock::new(|| Refusals::new(|reason| names::SINK_REFUSED_TOTAL.with([reason])));
+    if let Some(silent) = REFUSALS.note(reason) {
+        warn!(%peer, reason, silent, "refused an edge: {detail}");
+    }
 }

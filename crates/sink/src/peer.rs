@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::warn;
 
 use weir_link::{Connection, ControlReceiver, ControlSender, LaneReceiver};
 use weir_model::{BatchHeader, Epoch, GroupId, LogId};
 use weir_transit::{BatchHead, ToEdge, ToSink, WIRE_VERSION};
 
+use crate::front::refused;
 use crate::life::Input;
 use crate::stage::{Stage, Staged};
 
@@ -73,11 +73,18 @@ async fn run(
         return Err("the first message is no hello".to_owned());
     };
     if version != WIRE_VERSION {
-        warn!(edge = %connection.peer(), theirs = version, ours = WIRE_VERSION, "an edge speaks another version of the link; upgrade it or this sink");
+        let detail = format_args!(
+            "it speaks version {version} of the link, and this sink {WIRE_VERSION}; upgrade one of them"
+        );
+        refused("version", connection.peer(), &detail);
         return Err("another version".to_owned());
     }
     if log.edge != *connection.peer() || log.group != *group {
-        warn!(edge = %connection.peer(), claims = %log.edge, theirs = %log.group, ours = %group, "an edge was refused: its name or group is not what it should be; do both have the same topology?");
+        let detail = format_args!(
+            "it comes as {} for group {}, and this sink is of group {group}; do both have the same topology?",
+            log.edge, log.group
+        );
+        refused("name_or_group", connection.peer(), &detail);
         return Err("wrong name or group".to_owned());
     }
     let log = Arc::new(log);

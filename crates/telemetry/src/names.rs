@@ -115,6 +115,8 @@ catalogue! {
         "Events received from edges, those sent again included.";
     Gauge SINK_RECENT_CHUNKS = "weir_sink_recent_chunks" in Count by []:
         "Chunks in the store that the sink remembers, to know them by when they come through another edge.";
+    Counter SINK_REFUSED_TOTAL = "weir_sink_refused_total" in Count by ["reason"]:
+        "Connections of edges that were refused, mostly over certificates; the log names the peer, once in ten seconds.";
     Counter SINK_REPEATED_BATCHES_TOTAL = "weir_sink_repeated_batches_total" in Count by []:
         "Batches that were not stored, as their chunks had come through another edge and are stored.";
     Gauge SINK_COMMITTING_PARTS = "weir_sink_committing_parts" in Count by []:

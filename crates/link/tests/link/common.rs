@@ -68,5 +68,5 @@ pub(crate) async fn pair(settings: Settings) -> Pair {
     let sink_name = node("sink-1");
     let (edge, sink) =
         soon("a connection", async { tokio::join!(dialer.dial(&addr, &sink_name), listener.accept()) }).await;
-    Pair { edge: edge.unwrap(), sink: sink.unwrap(), dialer, listener }
+    Pair { edge: edge.unwrap(), sink: sink.unwrap().unwrap(), dialer, listener }
 }

@@ -171,7 +171,7 @@ fn a_killed_peer_is_noticed_within_the_idle_timeout() {
         let dialer = Dialer::new(&cluster.identity("edge-1"), settings).unwrap();
         let edge = soon("a connection", dialer.dial(&addr, &node("sink-1"))).await.unwrap();
         // Held until the end: a dropped handle would say goodbye, which the dead do not.
-        let sink = soon("a connection", listener.accept()).await.unwrap();
+        let sink = soon("a connection", listener.accept()).await.unwrap().unwrap();
         // Keep-alives carry an idle connection past its timeout.
         assert!(tokio::time::timeout(idle * 2, edge.closed()).await.is_err(), "an idle peer was given up");
 

@@ -18,8 +18,7 @@ async fn meet(
     let addr = format!("localhost:{}", listener.local_addr().port());
     let peer = node(peer);
     let (dialled, accepted) =
-        soon("a verdict", async { tokio::join!(dialer.dial(&addr, &peer), listener.accept_or_refused()) })
-            .await;
+        soon("a verdict", async { tokio::join!(dialer.dial(&addr, &peer), listener.accept()) }).await;
     (dialled.map(|c| c.peer().to_string()), accepted.unwrap().map(|c| c.peer().to_string()))
 }
 
@@ -88,8 +87,7 @@ async fn a_certificate_is_replaced_while_connections_live() {
     let addr = listener.local_addr().to_string();
     let sink = node("sink-1");
     let dial = || async {
-        soon("a verdict", async { tokio::join!(dialer.dial(&addr, &sink), listener.accept_or_refused()) })
-            .await
+        soon("a verdict", async { tokio::join!(dialer.dial(&addr, &sink), listener.accept()) }).await
     };
 
     let (first, first_end) = dial().await;
