@@ -55,6 +55,10 @@ age = "300ms"
 [[group]]
 id = "pass"
 sink = [{{ name = "pass-1", rack = "r1", address = "127.0.0.1:{pass_link}" }}]
+[[group.transform]]
+drop = {{ field = "stream", match = "^passed-[13]$" }}
+[[group.transform]]
+add = {{ passed = "${{tag}}" }}
 [group.store]
 kind = "forward"
 server = [{{ address = "127.0.0.1:{far}" }}]
@@ -84,10 +88,9 @@ fn load(port: u16, stream: &str, mode: Mode, ack: bool, count: u64) -> Load {
     Load { port, tag_prefix, tags: 5, count, stream, mode, ack, event_time: true }
 }
 
-/// The numbers of a stream's records in the files, and how many records there are.
-fn stored(files: &Path, stream: &str) -> Result<(BTreeSet<u64>, usize)> {
-    let (mut numbers, mut count) = (BTreeSet::new(), 0);
-    let mut open = vec![files.to_owned()];
+/// All events in the files.
+fn events(files: &Path) -> Result<Vec<serde_json::Value>> {
+    let (mut events, mut open) = (Vec::new(), vec![files.to_owned()]);
     while let Some(dir) = open.pop() {
         for entry in std::fs::read_dir(&dir)? {
             let path = entry?.path();
@@ -95,14 +98,20 @@ fn stored(files: &Path, stream: &str) -> Result<(BTreeSet<u64>, usize)> {
                 open.push(path);
             } else if path.extension().is_some_and(|kind| kind == "jsonl") {
                 for line in std::fs::read_to_string(&path)?.lines() {
-                    let event: serde_json::Value = serde_json::from_str(line)?;
-                    if event["record"]["stream"] == stream {
-                        numbers.insert(event["record"]["seq"].as_u64().context("a number")?);
-                        count += 1;
-                    }
+                    events.push(serde_json::from_str(line)?);
                 }
             }
         }
+    }
+    Ok(events)
+}
+
+/// The numbers of a stream's records in the files, and how many records there are.
+fn stored(files: &Path, stream: &str) -> Result<(BTreeSet<u64>, usize)> {
+    let (mut numbers, mut count) = (BTreeSet::new(), 0);
+    for event in events(files)?.iter().filter(|event| event["record"]["stream"] == stream) {
+        numbers.insert(event["record"]["seq"].as_u64().context("a number")?);
+        count += 1;
     }
     Ok((numbers, count))
 }
@@ -155,7 +164,7 @@ fn tls_with_a_shared_key_and_a_user_to_far_and_by_way_of_near() {
             Client::sent(&mut client.start_with(&load, &secure[..1], &said)?, &load, LONG)?;
             all_stored(&files, stream, 2_000, true)?;
         }
-        // Weir as the sender: what comes in near goes by a store to far.
+        // Weir as the sender: what comes in near goes by a store to far, every second stream of it, and transformed.
         run(Command::new(loadgen_binary()?)
             .args([
                 "send",
@@ -166,12 +175,30 @@ fn tls_with_a_shared_key_and_a_user_to_far_and_by_way_of_near() {
                 "20000",
                 "--tags",
                 "50",
+                "--connections",
+                "4",
             ])
             .args(["--stream-prefix", "passed", "--ledger"])
             .arg(scratch.path().join("passed.json")))?;
         until("all that was passed on", LONG, || {
             let taken = metric(far.metrics, "weir_edge_events_total", &[("group", "files")])?;
-            ensure!(taken == 40_000.0, "{taken} of 40000 events came to far");
+            ensure!(taken == 30_000.0, "{taken} of 30000 events came to far");
+            Ok(())
+        })?;
+        let filtered = metric(pass_sink.metrics, "weir_store_filtered_events_total", &[("group", "pass")])?;
+        ensure!(filtered == 10_000.0, "{filtered} of 10000 events were dropped");
+        until("the passed events in files", LONG, || {
+            let events = events(&files)?;
+            let of = |event: &&serde_json::Value| {
+                event["record"]["stream"].as_str().is_some_and(|stream| stream.starts_with("passed"))
+            };
+            let passed: Vec<_> = events.iter().filter(of).collect();
+            ensure!(passed.len() == 10_000, "{} of 10000", passed.len());
+            let whole = |event: &&serde_json::Value| {
+                let tag = event["record"]["passed"].as_str().map(|tag| format!("via.{tag}"));
+                tag.as_deref() == event["tag"].as_str() && event["record"]["message"].is_string()
+            };
+            ensure!(passed.iter().all(whole), "events are not as they should be");
             Ok(())
         })?;
         far.stop()?;

@@ -27,4 +27,4 @@ pub use cut::keep_chunks;
 pub use message::{CHUNK_BYTES_MAX, TAG_BYTES_MAX};
 pub use outcome::{Batch, Event, Fault, Reason, Refused, Skips, Violation};
 pub use session::{Limits, Session};
-pub use tally::MINUTES_MAX;
+pub use tally::{MINUTES_MAX, Tally};

@@ -13,7 +13,8 @@ use crate::scan::EventTime;
 pub const MINUTES_MAX: usize = 65_536;
 
 /// The tallies of one batch in the making.
-pub(crate) struct Tally {
+#[derive(Debug)]
+pub struct Tally {
     received_minute: i64,
     /// The minute of the last event. Events come mostly in order, so it is mostly that of the next one too.
     current: MinuteTally,
@@ -22,13 +23,16 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn new(received_ns: i64) -> Self {
+    /// Of no event yet. `received_ns` is the time of events without one.
+    #[must_use]
+    pub fn new(received_ns: i64) -> Self {
         let received_minute = received_ns.div_euclid(60_000_000_000);
         Self { received_minute, current: empty(received_minute), others: BTreeMap::new(), overfull: false }
     }
 
+    /// Counts an event of so many bytes; `digest` is the XXH3-64 of them.
     #[inline]
-    pub(crate) fn add(&mut self, time: EventTime, bytes: usize, digest: u64) {
+    pub fn add(&mut self, time: EventTime, bytes: usize, digest: u64) {
         let minute = match time {
             EventTime::Received => self.received_minute,
             EventTime::At { secs, .. } => secs.div_euclid(60),
@@ -55,7 +59,8 @@ impl Tally {
     }
 
     /// The tallies in ascending order; `None` when there are more than [`MINUTES_MAX`].
-    pub(crate) fn finish(mut self) -> Option<Vec<MinuteTally>> {
+    #[must_use]
+    pub fn finish(mut self) -> Option<Vec<MinuteTally>> {
         if self.current.events > 0 {
             self.others.insert(self.current.minute, self.current);
         }

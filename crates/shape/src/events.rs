@@ -119,7 +119,7 @@ pub fn each_event_of<E>(
     Ok(index)
 }
 
-fn nanoseconds(secs: i64, nanos: u32) -> i64 {
+pub(crate) fn nanoseconds(secs: i64, nanos: u32) -> i64 {
     let exact = i128::from(secs) * i128::from(SECOND_NS) + i128::from(nanos);
     exact.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }

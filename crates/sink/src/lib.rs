@@ -12,6 +12,7 @@ mod life;
 mod lives;
 mod peer;
 mod stage;
+mod transforming;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 
 use weir_link::Connection;
 use weir_model::{BatchId, Epoch, GroupId, Incarnation, LogId, NodeId, PartId};
+use weir_shape::transform::Transform;
 use weir_shape::{UNPACKED_BYTES_MAX, keep_chunks};
 use weir_store::{Backend, Committed, Outcome, Part, PartBatch, Partition, Store, StoreError, Token};
 use weir_telemetry::{TagTable, names};
@@ -20,6 +21,7 @@ use weir_transit::{Arrival, Collector, CollectorConfig, CollectorOutput, Resolut
 use crate::lives::Duty;
 use crate::peer::{self, Arrived, Peer};
 use crate::stage::Stage;
+use crate::transforming::{Shed, Transforming};
 
 /// How often time passes for the collector.
 const TICK: Duration = Duration::from_millis(20);
@@ -38,8 +40,19 @@ pub(crate) enum Input {
 
 /// What a task at the store reports.
 enum Done {
-    Committed { part: PartId, stored: Committed, took: Duration, batches: Vec<PartBatch> },
-    Resolved { log: Arc<LogId>, part: PartId, resolution: Resolution },
+    /// `batches` as they came; `filtered` events of them were dropped by transforms.
+    Committed {
+        part: PartId,
+        stored: Committed,
+        filtered: u64,
+        took: Duration,
+        batches: Vec<PartBatch>,
+    },
+    Resolved {
+        log: Arc<LogId>,
+        part: PartId,
+        resolution: Resolution,
+    },
     Fenced,
 }
 
@@ -55,6 +68,7 @@ pub(crate) enum End {
 pub(crate) struct LifeParts<'a> {
     pub(crate) sink: &'a NodeId,
     pub(crate) group: &'a GroupId,
+    pub(crate) transforms: Arc<[Transform]>,
     pub(crate) config: CollectorConfig,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) store: Arc<dyn Store>,
@@ -67,6 +81,8 @@ pub(crate) struct LifeParts<'a> {
 }
 
 struct Driver {
+    group: GroupId,
+    transforms: Arc<[Transform]>,
     collector: Collector,
     backend: Arc<dyn Backend>,
     store: Arc<dyn Store>,
@@ -79,12 +95,26 @@ struct Driver {
 
 /// Lives one life to its end.
 pub(crate) async fn live(parts: LifeParts<'_>) -> End {
-    let LifeParts { sink, group, config, backend, store, incarnation, stage, tags, connections, duty, stop } =
-        parts;
+    let LifeParts {
+        sink,
+        group,
+        transforms,
+        config,
+        backend,
+        store,
+        incarnation,
+        stage,
+        tags,
+        connections,
+        duty,
+        stop,
+    } = parts;
     let began = Instant::now();
     let namer = store.clone();
     let token = move |id: &PartId, partitions: &[Partition]| namer.token(id, partitions).0;
     let mut driver = Driver {
+        group: group.clone(),
+        transforms,
         collector: Collector::new(config, sink.clone(), incarnation, Box::new(token)),
         backend,
         store,
@@ -201,11 +231,14 @@ impl Driver {
 
     fn done(&mut self, done: Done, tags: &TagTable) {
         match done {
-            Done::Committed { part, stored, took, batches } => {
+            Done::Committed { part, stored, filtered, took, batches } => {
                 names::PARTS_TOTAL.with(["committed"]).increment(1);
                 names::STORE_EVENTS_TOTAL.with([]).increment(stored.events);
                 names::STORE_BYTES_TOTAL.with([]).increment(stored.bytes);
                 names::STORE_DEAD_LETTERS_TOTAL.with([]).increment(stored.dead_letters);
+                if filtered > 0 {
+                    names::STORE_FILTERED_EVENTS_TOTAL.with([self.group.as_str()]).increment(filtered);
+                }
                 names::STORE_COMMIT_SECONDS.with([]).record(took.as_secs_f64());
                 for batch in &batches {
                     tags.counter(&batch.header.tag).add(batch.header.events(), batch.header.unpacked_bytes);
@@ -239,7 +272,12 @@ impl Driver {
                 CollectorOutput::Commit { part, keys, partitions } => {
                     let batches = keys.iter().filter_map(|key| self.staged.get(key).cloned()).collect();
                     let part = Part { id: part, partitions, batches };
-                    self.work.spawn(commit(self.store.clone(), part));
+                    let transforming = (!self.transforms.is_empty()).then(|| Transforming {
+                        steps: self.transforms.clone(),
+                        backend: self.backend.clone(),
+                        stage: stage.clone(),
+                    });
+                    self.work.spawn(commit(self.store.clone(), part, transforming));
                 }
                 CollectorOutput::Resolve { log, part, token } => {
                     self.work.spawn(resolve(self.store.clone(), log, part, Token(token)));
@@ -291,14 +329,21 @@ impl Driver {
     }
 }
 
-async fn commit(store: Arc<dyn Store>, part: Part) -> Done {
+async fn commit(store: Arc<dyn Store>, part: Part, transforming: Option<Transforming>) -> Done {
     let began = Instant::now();
     let mut backoff = Backoff::default();
+    // As they came: transforms may leave some out.
+    let batches = part.batches.clone();
+    let (part, shed) = match transforming {
+        Some(transforming) => transforming.part(part, &mut backoff).await,
+        None => (part, Shed::default()),
+    };
     loop {
         match store.commit(&part).await {
-            Ok(stored) => {
+            Ok(mut stored) => {
                 let took = began.elapsed();
-                return Done::Committed { part: part.id, stored, took, batches: part.batches };
+                stored.dead_letters += shed.damaged;
+                return Done::Committed { part: part.id, stored, filtered: shed.filtered, took, batches };
             }
             Err(StoreError::Fenced) => {
                 names::STORE_ERRORS_TOTAL.with(["fenced"]).increment(1);

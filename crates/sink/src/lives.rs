@@ -39,8 +39,9 @@ pub(crate) struct Job {
 impl Job {
     /// Whether a life on this job can go on with `group`: nothing is different that it was begun with.
     pub(crate) fn suits(&self, group: &Group) -> bool {
-        let Group { id, store, part, stage, .. } = &self.group;
-        (id, store, part, stage) == (&group.id, &group.store, &group.part, &group.stage)
+        let Group { id, store, part, stage, transforms, .. } = &self.group;
+        (id, store, part, stage, transforms)
+            == (&group.id, &group.store, &group.part, &group.stage, &group.transforms)
     }
 
     fn collector(&self) -> CollectorConfig {
@@ -100,6 +101,7 @@ pub(crate) async fn lives(mut all: Lives) {
         let end = life::live(LifeParts {
             sink: &all.sink,
             group: &job.group.id,
+            transforms: job.group.transforms.clone().into(),
             config: job.collector(),
             backend: job.backend.clone(),
             store,

@@ -129,6 +129,8 @@ catalogue! {
         "Parts that came to an end, by how.";
     Counter STORE_EVENTS_TOTAL = "weir_store_events_total" in Count by []:
         "Events that the store has confirmed.";
+    Counter STORE_FILTERED_EVENTS_TOTAL = "weir_store_filtered_events_total" in Count by ["group"]:
+        "Events that the group's transforms dropped, as asked for; their batches count as stored.";
     Counter STORE_BYTES_TOTAL = "weir_store_bytes_total" in Bytes by []:
         "Bytes written to the store and confirmed, as the store keeps them.";
     Counter STORE_ERRORS_TOTAL = "weir_store_errors_total" in Count by ["kind"]:

@@ -23,6 +23,7 @@ mod size;
 mod store;
 mod topology;
 mod trace;
+mod transform;
 
 pub use controller::{ApiTls, ControllerConfig, EtcdConfig, StateConfig, is_controller, parse_controller};
 pub use forward::{

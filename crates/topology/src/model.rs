@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weir_model::{GroupId, NodeId};
+use weir_shape::transform::Transform;
 
 use crate::forward::{Forward, ForwardUser};
 use crate::secret::{Secret, SecretError};
@@ -86,6 +87,8 @@ pub struct Group {
     pub repeats: Repeats,
     /// When a sink closes a part.
     pub part: PartLimits,
+    /// What sinks do to each event before the store gets it, in this order.
+    pub transforms: Vec<Transform>,
     /// Where events end up.
     pub store: StoreConfig,
 }

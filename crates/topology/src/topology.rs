@@ -20,6 +20,7 @@ use crate::routes::read_routes;
 use crate::service::split;
 use crate::size::ByteSize;
 use crate::store::{part_limits, shown, store};
+use crate::transform::transforms;
 
 type Required<T> = Spanned<Checked<T>>;
 type Optional<T> = Option<Required<T>>;
@@ -283,6 +284,7 @@ fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Opti
     let stage = reader.take_table(&mut block, "stage");
     let repeats = reader.take_table(&mut block, "repeats");
     let part = reader.take_table(&mut block, "part");
+    let steps = reader.take_tables(&mut block, "transform");
     let store_block = reader.take_table(&mut block, "store");
     let overflow = block.get_mut().remove("overflow");
 
@@ -293,8 +295,9 @@ fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Opti
     let sinks: Vec<SinkNode> = sinks.iter().filter_map(|block| sink(reader, block, seen)).collect();
     let stage = self::stage(reader, stage);
     let repeats = self::repeats(reader, repeats);
+    let transforms = transforms(reader, steps);
     let raw: Option<RawGroup> =
-        reader.block(&block, &["sink", "stage", "repeats", "part", "store", "overflow"]);
+        reader.block(&block, &["sink", "stage", "repeats", "part", "transform", "store", "overflow"]);
     let raw = raw?;
     let id = seen.ids.required(reader, raw.id)?;
     let quota = reader.value_or(raw.quota, ByteSize::mebibytes(10 << 10));
@@ -309,7 +312,7 @@ fn group(reader: &mut Reader<'_>, mut block: Block<'_>, seen: &mut Seen) -> Opti
     };
     let store = store(reader, store_block, &id)?;
     let part = self::part(reader, part, &store);
-    Some(Group { id, quota, overflow, ack, affinity, sinks, stage, repeats, part, store })
+    Some(Group { id, quota, overflow, ack, affinity, sinks, stage, repeats, part, transforms, store })
 }
 
 fn sink(reader: &mut Reader<'_>, block: &Block<'_>, seen: &mut Seen) -> Option<SinkNode> {
@@ -445,10 +448,10 @@ impl Names {
 pub(crate) mod schema {
     use serde_json::{Value, json};
 
-    use super::{RawCluster, RawEdge, RawGroup, RawPart, RawRoot, RawSink, RawStage};
+    use super::{RawCluster, RawEdge, RawGroup, RawPart, RawRepeats, RawRoot, RawSink, RawStage};
     use crate::schema::{add, list};
-    use crate::store;
     use crate::trace::table;
+    use crate::{store, transform};
 
     pub(crate) fn root() -> Value {
         table::<RawRoot>()
@@ -467,6 +470,8 @@ pub(crate) mod schema {
         add(&mut group, "sink", list(&table::<RawSink>()), true);
         add(&mut group, "stage", table::<RawStage>(), false);
         add(&mut group, "part", table::<RawPart>(), false);
+        add(&mut group, "repeats", table::<RawRepeats>(), false);
+        add(&mut group, "transform", list(&transform::schema()), false);
         add(&mut group, "store", store::schema(), true);
         let divert = json!({
             "type": "object", "properties": { "divert": { "type": "string" } },

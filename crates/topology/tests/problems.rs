@@ -307,3 +307,69 @@ fn a_listener_inherits_what_it_does_not_say() {
     assert_eq!(seen, [("a", 7, minute), ("b", 8, minute)]);
     assert_eq!(topology.forward.of(&"edge-9".parse().unwrap()).count(), 1);
 }
+
+type Reported = &'static [(&'static str, &'static str, &'static str)];
+
+/// A transform of group app that is wrong, and what is reported: `line:column`, a piece of the message, a piece of the hint.
+const WRONG_TRANSFORMS: &[(&str, Reported)] = &[
+    ("transform = 'x'", &[("12:13", "a list of tables", "[[transform]]")]),
+    ("transform = ['x']", &[("12:14", "is a table", "")]),
+    ("transform = [{}]", &[("12:14", "one step", "known here: add, rename")]),
+    ("transform = [{ remove = 'a', keep = 'b' }]", &[("12:14", "one step", "in their order")]),
+    (
+        "transform = [{ remov = 'a' }]",
+        &[("12:16", "no transform is called \"remov\"", "did you mean \"remove\"?")],
+    ),
+    ("transform = [{ remove = [] }]", &[("12:25", "names no field", "remove = [\"field\"")]),
+    ("transform = [{ remove = 7 }]", &[("12:25", "is no field", "in quotes")]),
+    (
+        "transform = [{ keep = ['a', 'b..c', 'd.'] }]",
+        &[("12:32", "empty name", "one dot"), ("12:40", "empty name", "one dot")],
+    ),
+    ("transform = [{ remove = 'a\\' }]", &[("12:27", "backslash", "twice")]),
+    ("transform = [{ add = 'x' }]", &[("12:22", "a table of fields", "env = \"prod\"")]),
+    ("transform = [{ add = {} }]", &[("12:22", "names no field", "env")]),
+    ("transform = [{ add = { a = [1] } }]", &[("12:28", "cannot be added", "text, a number")]),
+    ("transform = [{ add = { a = 2026-01-02 } }]", &[("12:28", "cannot be added", "time in quotes")]),
+    ("transform = [{ add = { a = 'x ${tagg}' } }]", &[("12:31", "${tagg} is not known", "${tag_parts[0]}")]),
+    ("transform = [{ add = { a = 'x ${tag' } }]", &[("12:31", "without \"}\"", "$${")]),
+    ("transform = [{ add = { a = '${record.b..c}' } }]", &[("12:40", "empty name", "${record.field}")]),
+    ("transform = [{ rename = { a = 'a.b' } }]", &[("12:31", "into itself", "")]),
+    ("transform = [{ rename = { a = 1 } }]", &[("12:31", "is no field", "in quotes")]),
+    ("transform = [{ drop = 'a' }]", &[("12:23", "a table belongs", "^debug$")]),
+    ("transform = [{ drop = { field = 'a' } }]", &[("12:23", "missing field `match`", "add the key")]),
+    ("transform = [{ only = { field = 'a', match = '(' } }]", &[("12:46", "unclosed group", "regex")]),
+    (
+        "transform = [{ only = { field = '', match = 'x', mach = 1 } }]",
+        &[("12:33", "empty name", ""), ("12:50", "unknown key `mach`", "match")],
+    ),
+    ("transform = [{ redact = { fields = [] } }]", &[("12:25", "names no field", "fields = ")]),
+    (
+        "transform = [{ redact = { fields = ['a'], match = '[' } }]",
+        &[("12:51", "regular expression", "no look-around")],
+    ),
+    ("transform = [{ inject = {} }]", &[("12:25", "names no field", "tag_key")]),
+    (
+        "transform = [{ inject = { tag_key = 'a', time_format = 'float' } }]",
+        &[("12:56", "goes nowhere", "time_key")],
+    ),
+    (
+        "transform = [{ inject = { time_key = 'a', time_format = 'soon' } }]",
+        &[("12:57", "no format of a time", "%Y-%m-%d")],
+    ),
+];
+
+#[test]
+fn wrong_transforms() {
+    for (added, expected) in WRONG_TRANSFORMS {
+        let text = TOPOLOGY.replacen("[group.part]", &format!("{added}\n[group.part]"), 1);
+        let problems = parse_topology(&text, "t.toml").expect_err(added);
+        let seen: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(seen.len(), expected.len(), "{added}: {seen:#?}");
+        for (problem, (place, message, hint)) in problems.iter().zip(*expected) {
+            assert_eq!(format!("{}:{}", problem.line, problem.column), *place, "{added}: {problem}");
+            assert!(problem.message.contains(message), "{added}: {problem}");
+            assert!(problem.hint.as_deref().unwrap_or_default().contains(hint), "{added}: {problem}");
+        }
+    }
+}

@@ -122,3 +122,27 @@ fn forms_are_those_of_the_values() {
     assert!(!required.iter().any(|name| name == "quota"));
     assert!(group["properties"]["quota"].to_string().contains("GiB"));
 }
+
+#[test]
+fn each_transform_has_its_form() {
+    let schema = topology_schema();
+    let group = &schema["properties"]["group"]["items"]["properties"];
+    assert!(group["repeats"]["properties"]["window"].is_object());
+    let steps = &group["transform"];
+    for (text, taken) in [
+        ("remove = 'a'", true),
+        ("keep = ['a', 'b.c']", true),
+        ("add = { env = 'prod', shard = 3 }", true),
+        ("redact = ['a']", true),
+        ("redact = { fields = ['a'], match = '[0-9]+', with = '-' }", true),
+        ("drop = { field = 'level', match = 'debug' }", true),
+        ("only = { field = 'level' }", false),
+        ("inject = { time_key = 'time', time_format = 'float' }", true),
+        ("inject = { time = 'time' }", false),
+        ("keep = ['a']\nremove = 'b'", false),
+        ("kepe = ['a']", false),
+    ] {
+        let value: Value = toml::from_str(&format!("[[transform]]\n{text}")).unwrap();
+        assert_eq!(judge(steps, &value["transform"], "").is_ok(), taken, "{text}");
+    }
+}

@@ -92,6 +92,8 @@ fn events(batch: &Tapped, most: usize, redact: &BTreeSet<String>) -> Vec<Vec<u8>
                 hide(&mut value["record"], redact);
                 value.to_string().into_bytes()
             }
+            // Nested too deep to be looked through: not to be shown either.
+            Err(_) if !redact.is_empty() => return Ok(()),
             _ => event.json.to_owned(),
         };
         line.push(b'\n');

@@ -52,6 +52,18 @@ pub(crate) const TOPOLOGIES: &[Broken] = &[
     broken("a store without path", "path =", "#", "missing field `path`"),
     broken("an unknown codec", "shared = true", "shared = true\ncodec = \"rar\"", "\"rar\" is not known"),
     broken("a wrong partition", "shared = true", "partition = \"%Q\"", "partition"),
+    broken(
+        "an unknown transform",
+        "[group.store]",
+        "[[group.transform]]\nmangle = 'a'\n[group.store]",
+        "no transform is called",
+    ),
+    broken(
+        "a transform that is no regular expression",
+        "[group.store]",
+        "[[group.transform]]\ndrop = { field = 'a', match = '(' }\n[group.store]",
+        "unclosed group",
+    ),
     broken("shared as text", "shared = true", "shared = \"yes\"", "error"),
     broken("a pattern that is open", "\"app.*1\"", "\"app.{1\"", "the '{'"),
     broken("a regular expression", "\"app.*1\"", "\"/app.*/\"", "regular expressions"),

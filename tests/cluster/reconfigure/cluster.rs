@@ -40,7 +40,7 @@ impl Cluster {
         run(Command::new(weir_binary()?).args(["ca", "init"]).arg(&tls))?;
         run(Command::new(weir_binary()?).args(["ca", "issue"]).arg(&tls).arg(EDGE).args(SINKS.map(|s| s.0)))?;
         let (links, files) = ([l0, l1, l2, l3], scratch.dir("files")?);
-        scratch.write("topology.toml", topology(&links, true))?;
+        scratch.write("topology.toml", topology(&links, true, ""))?;
         let logs = scratch.dir("said")?;
         let node = |name: &str, role: &str, listen: &str| -> Result<(Process, SocketAddr)> {
             let file = scratch.write(
@@ -69,12 +69,17 @@ impl Cluster {
 
     /// The topology that it begins with.
     pub(crate) fn topology(&self) -> String {
-        topology(&self.links, true)
+        topology(&self.links, true, "")
     }
 
     /// The same without group c.
     pub(crate) fn without_c(&self) -> String {
-        topology(&self.links, false)
+        topology(&self.links, false, "")
+    }
+
+    /// All groups, with further tables for each.
+    pub(crate) fn with(&self, tables: &str) -> String {
+        topology(&self.links, true, tables)
     }
 
     /// Issues certificates anew. The nodes show them from the next revision on.
@@ -181,11 +186,11 @@ fn applied(node: SocketAddr) -> Result<f64> {
     Ok(metric(node, "weir_config_applied_total", &[]).unwrap_or(0.0))
 }
 
-fn topology(links: &[u16; 4], with_c: bool) -> String {
+fn topology(links: &[u16; 4], with_c: bool, tables: &str) -> String {
     let mut text = "version = 1\n[cluster]\nname = \"live\"\n".to_owned();
     text += &format!("[[edge]]\nname = \"{EDGE}\"\nrack = \"r1\"\n");
     for group in ["a", "b", "c"].into_iter().filter(|group| with_c || *group != "c") {
-        text += &self::group(group, &[1, 1, 1, 1], links, "quota = \"1GiB\"", "", "");
+        text += &self::group(group, &[1, 1, 1, 1], links, "quota = \"1GiB\"", "", tables);
     }
     text += "[[route]]\nmatch = \"app.*1\"\ngroups = [\"b\"]\n";
     if with_c {

@@ -8,6 +8,7 @@ mod cluster;
 mod probe;
 mod random;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -75,6 +76,20 @@ impl Steady {
     }
 }
 
+/// What a real client sends beside the load.
+fn client_load(cluster: &Cluster, count: u64) -> Load {
+    Load {
+        port: cluster.forward().port(),
+        tag_prefix: "client".to_owned(),
+        tags: 3,
+        count,
+        stream: "go".to_owned(),
+        mode: Mode::Message,
+        ack: true,
+        event_time: true,
+    }
+}
+
 /// Everything that a ledger names is below `files`, once, whatever groups it went through.
 fn verify(files: &Path, scratch: &Scratch, stream: &str, events: u64, ledger: bool) -> Result<()> {
     let mut command = Command::new(loadgen_binary()?);
@@ -101,16 +116,7 @@ fn revisions_are_taken_up_while_traffic_flows() {
 
         let seconds = revisions * 8 / 10 + revisions / 4 + 4;
         let busy = Steady::start(&cluster, scratch, "busy", seconds)?;
-        let load = Load {
-            port: cluster.forward().port(),
-            tag_prefix: "client".to_owned(),
-            tags: 3,
-            count: 400 * seconds,
-            stream: "go".to_owned(),
-            mode: Mode::Message,
-            ack: true,
-            event_time: true,
-        };
+        let load = client_load(&cluster, 400 * seconds);
         let mut client = Client::go().start(&load, &scratch.dir("clients")?)?;
         let mut took = Vec::new();
         for _ in 0..revisions {
@@ -145,6 +151,98 @@ fn revisions_are_taken_up_while_traffic_flows() {
     });
 }
 
+/// Events in the files below `dir` whose stream begins with `name`.
+fn stored(dir: &Path, name: &str) -> Result<Vec<serde_json::Value>> {
+    let (mut events, mut open) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "jsonl") {
+                let text = std::fs::read_to_string(&path)?;
+                ensure!(!text.is_empty(), "{} is empty", path.display());
+                for line in text.lines() {
+                    let event: serde_json::Value = serde_json::from_str(line)?;
+                    if event["record"]["stream"].as_str().is_some_and(|stream| stream.starts_with(name)) {
+                        events.push(event);
+                    }
+                }
+            }
+        }
+    }
+    Ok(events)
+}
+
+/// All events of streams that begin with `name`, each there once. The ledger knows records as they were sent; these are others.
+fn all_once(dir: &Path, name: &str, events: u64) -> Result<Vec<serde_json::Value>> {
+    until(&format!("all of {name}"), LONG, || {
+        let found = stored(dir, name)?;
+        let numbers: BTreeSet<String> = found
+            .iter()
+            .map(|event| format!("{}/{}", event["record"]["stream"], event["record"]["seq"]))
+            .collect();
+        ensure!(numbers.len() as u64 == events, "{} of {events}", numbers.len());
+        ensure!(found.len() == numbers.len(), "{} lines of {events} events", found.len());
+        Ok(found)
+    })
+}
+
+#[test]
+fn transforms_change_while_traffic_flows() {
+    Scratch::run("transforms", |scratch| {
+        let mut cluster = Cluster::start(scratch)?;
+        let busy = Steady::start(&cluster, scratch, "busy", 10)?;
+        for revision in 1..=3 {
+            cluster.take_up(&cluster.with(&format!(
+                "[[group.transform]]\nadd = {{ revision = {revision}, at.tag = \"${{tag}}\" }}\n\
+                 [[group.transform]]\ndrop = {{ field = \"stream\", match = \"^noise\" }}\n"
+            )))?;
+            // What comes now has the new shape.
+            let name = format!("after{revision}");
+            let sent = Steady::start(&cluster, scratch, &name, 1)?.end()?;
+            for event in all_once(&cluster.files, &name, sent.events)? {
+                let record = &event["record"];
+                ensure!(record["revision"] == revision && record["at"]["tag"] == event["tag"], "{event}");
+            }
+        }
+        let busy = busy.end()?;
+        ensure!(busy.errors == 0, "{} errors or lost connections", busy.errors);
+        let shapes: BTreeSet<_> = all_once(&cluster.files, "busy", busy.events)?
+            .iter()
+            .map(|event| event["record"]["revision"].as_u64())
+            .collect();
+        ensure!(shapes.contains(&None) && shapes.contains(&Some(3)), "{shapes:?}");
+
+        // Batches of which nothing is left are committed and trimmed as others are, and come never again.
+        let noise = Steady::start(&cluster, scratch, "noise", 2)?.end()?;
+        let settled = |cluster: &Cluster| {
+            until("the logs to be empty", LONG, || {
+                let left: Vec<f64> = ["a", "b", "c"]
+                    .map(|group| {
+                        metric(cluster.edge.1, "weir_log_batches", &[("group", group)]).unwrap_or(0.0)
+                    })
+                    .to_vec();
+                ensure!(left.iter().sum::<f64>() == 0.0, "{left:?} batches");
+                Ok(())
+            })
+        };
+        settled(&cluster)?;
+        cluster.edge.0.kill_9()?;
+        cluster.restart_edge()?;
+        settled(&cluster)?;
+        let mut filtered = 0.0;
+        for ((_, metrics), (_, group)) in cluster.sinks.iter().zip(cluster::SINKS) {
+            filtered +=
+                metric(*metrics, "weir_store_filtered_events_total", &[("group", group)]).unwrap_or(0.0);
+            ensure!(metric(*metrics, "weir_store_dead_letters_total", &[]).unwrap_or(0.0) == 0.0);
+        }
+        ensure!(filtered == noise.events as f64, "{filtered} of {} events were dropped", noise.events);
+        ensure!(stored(&cluster.files, "noise")?.is_empty(), "dropped events are stored");
+        cluster.stop()
+    });
+}
+
 #[test]
 fn another_binary_takes_over_and_nobody_is_refused() {
     Scratch::run("replaced", |scratch| {
@@ -152,6 +250,8 @@ fn another_binary_takes_over_and_nobody_is_refused() {
         let mut cluster = Cluster::start(scratch)?;
         let seconds = 4 * replacements + 2;
         let load = Steady::start(&cluster, scratch, "load", seconds)?;
+        let client_load = client_load(&cluster, 400 * seconds);
+        let mut client = Client::go().start(&client_load, &scratch.dir("clients")?)?;
         let probe = probe::Probe::start(cluster.forward());
         let pid = cluster.edge.0.pid();
         for count in 1..=replacements {
@@ -170,7 +270,10 @@ fn another_binary_takes_over_and_nobody_is_refused() {
             sent.events, sent.errors, sent.p99_ms
         );
         ensure!(sent.events == RATE * seconds, "{} events acknowledged", sent.events);
+        // It ends with an error at the first that its library reports.
+        Client::sent(&mut client, &client_load, LONG)?;
         verify(&cluster.files, scratch, "load", sent.events, true)?;
+        verify(&cluster.files, scratch, "go", client_load.count, false)?;
         cluster.stop()
     });
 }

@@ -45,10 +45,19 @@ impl Random {
             );
             // Another store is another life of the sink.
             let store = if self.0.random_bool(0.2) { "codec = \"gzip\"" } else { "" };
-            let tables = match self.0.random_bool(0.2) {
-                true => format!("[group.part]\nage = \"{}ms\"", self.0.random_range(200..1500)),
-                false => String::new(),
-            };
+            let mut tables = String::new();
+            if self.0.random_bool(0.2) {
+                tables += &format!("[group.part]\nage = \"{}ms\"\n", self.0.random_range(200..1500));
+            }
+            if self.0.random_bool(0.3) {
+                // Steps that leave the records as the ledger knows them.
+                let step = self.pick(&[
+                    "add = { seq = \"${record.seq}\" }",
+                    "rename = { message = \"m\" }\n[[group.transform]]\nrename = { m = \"message\" }",
+                    "drop = { field = \"stream\", match = \"^nobody\" }",
+                ]);
+                tables += &format!("[[group.transform]]\n{step}\n");
+            }
             text += &group(id, &weights, &cluster.links, &keys, store, &tables);
         }
         for _ in 0..self.0.random_range(0..6) {

@@ -5,3 +5,4 @@
 mod events;
 mod json;
 mod partitions;
+mod transforms;

@@ -9,7 +9,7 @@ use weir_model::GroupId;
 use weir_topology::{Affinity, EdgeNode, Group, Listener, Overflow, Topology};
 
 use super::show::terms;
-use super::{ring, router, store};
+use super::{ring, router, store, transforms};
 
 /// The difference of two topologies.
 #[derive(Debug, Serialize)]
@@ -132,6 +132,7 @@ fn group(old: &Group, new: &Group) -> Vec<String> {
         change("quota", &old.quota, &new.quota),
         change("overflow", &overflow(old), &overflow(new)),
         change("affinity", affinity(old), affinity(new)),
+        change("transforms", &transforms(old), &transforms(new)),
         change("store", &store(old), &store(new)),
         change("ack", &old.ack, &new.ack),
         (old.stage != new.stage).then(|| "stage".to_owned()),
@@ -268,11 +269,16 @@ mod tests {
             new.edges[0].rack = "r9".to_owned();
             new.groups.retain(|group| group.id.as_str() != "sys");
             new.groups[0].sinks[0].weight = 3;
+            let field = weir_shape::transform::Field::parse("password").unwrap();
+            new.groups[0].transforms.push(weir_shape::transform::Transform::Remove(vec![field]));
             new.routes.retain(|route| !route.patterns.contains("sys"));
             new.routes.reverse();
         });
         assert_eq!(other.edges, ["~ edge-1: rack r1 -> r9"]);
-        assert_eq!(other.groups, ["- sys", "~ app: ~ sink app-1: weight 1 -> 3"]);
+        assert_eq!(
+            other.groups,
+            ["- sys", "~ app: transforms none -> remove password; ~ sink app-1: weight 1 -> 3"]
+        );
         assert_eq!(other.routes, ["- sys.** -> sys", "~ the order of those that stay"]);
         assert!(other.tags.other_groups > 1000, "{:?}", other.tags);
     }

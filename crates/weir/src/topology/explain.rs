@@ -42,6 +42,7 @@ pub(crate) fn explain(file: &Path, tag: &str) -> anyhow::Result<ExitCode> {
 
 fn explain_group(topology: &Topology, group: &Group, tag: &str) {
     println!("  group {} -> {}", group.id, store(group));
+    group.transforms.iter().for_each(|step| println!("    {step}"));
     let names = |rack: &str| {
         let order = order(&ring(group, rack), tag);
         order.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")

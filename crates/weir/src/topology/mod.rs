@@ -186,6 +186,12 @@ fn store(group: &Group) -> String {
     }
 }
 
+/// The steps of a group, in short.
+fn transforms(group: &Group) -> String {
+    let steps: Vec<String> = group.transforms.iter().map(ToString::to_string).collect();
+    if steps.is_empty() { "none".to_owned() } else { steps.join("; ") }
+}
+
 #[cfg(test)]
 fn example(name: &str) -> Topology {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../topology").join(name);

@@ -39,6 +39,9 @@ pub(super) fn text(topology: &Topology) -> String {
     for group in &topology.groups {
         let (id, sinks) = (group.id.as_str(), group.sinks.len());
         let _ = writeln!(out, "  {id:<16} {sinks} sinks -> {}; ack {}", store(group), group.ack);
+        for step in &group.transforms {
+            let _ = writeln!(out, "  {:<16} {step}", "");
+        }
     }
     out
 }
@@ -91,6 +94,7 @@ mod tests {
             id = "g"
             sink = [{ name = "s", rack = "r", address = "h:1" }]
             store = { kind = "file", path = "out" }
+            transform = [{ drop = { field = "level", match = "debug" } }, { add = { dc = "${tag_parts[0]}" } }]
             [[listener]]
             name = "inside"
             [[listener]]
@@ -109,7 +113,7 @@ mod tests {
             "  outside          e2: 0.0.0.0:24225; TLS with a certificate of the sender; shared key; \
              ack store; dmz. before each tag; limits flood\n",
             " -> g; ack edge\n",
-            "1 sinks -> file out; ack edge\n",
+            "  g                1 sinks -> file out; ack edge\n                   drop level like /debug/\n                   add dc = \"${tag_parts[0]}\"\n",
         ] {
             assert!(shown.contains(line), "{shown}");
         }
