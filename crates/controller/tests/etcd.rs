@@ -4,9 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weir_controller::state::{Change, Etcd, EtcdSettings, Standing, State, StateError, conformance};
+use weir_controller::backup::{RestoreError, restore};
+use weir_controller::desk::Desk;
+use weir_controller::state::{Change, Etcd, EtcdSettings, Memory, Standing, State, StateError, conformance};
 use weir_tests::EtcdCluster;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -133,4 +136,64 @@ fn a_dead_leader_is_followed_and_changes_nothing_any_more() {
     assert!(matches!(late, Err(StateError::NotLeading)), "{late:?}");
     assert_eq!(rest.block_on(second.get("late")).unwrap(), None);
     rest.block_on(put_by_the_leader((&second, &second), "in time", "x"));
+}
+
+/// The entries of a backup.
+fn entries(backup: &str) -> Vec<&str> {
+    backup.lines().filter(|line| line.contains("\"key\"")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_restored_into_etcd() {
+    let Some((_dir, mut cluster)) = cluster() else { return };
+    // More entries than fit into one transaction of etcd, which takes 128 operations.
+    let before = Desk::new(Arc::new(Memory::default()), Box::new(|_| Ok(())));
+    for revision in 1..=60 {
+        let text = format!(
+            "version = 1\n[cluster]\nname = \"test\"\n[[edge]]\nname = \"edge-1\"\nrack = \"r1\"\n\
+             [[group]]\nid = \"app\"\nquota = \"{revision}GiB\"\n\
+             sink = [{{ name = \"app-1\", rack = \"r1\", address = \"127.0.0.1:1\" }}]\n\
+             [group.store]\nkind = \"file\"\npath = \"/srv\"\n[[route]]\nmatch = \"**\"\ngroups = [\"app\"]\n"
+        );
+        before.upload(&text, "", "test").await.unwrap();
+    }
+    let backup = before.backup("test").await.unwrap();
+    assert!(entries(&backup).len() > 128, "{}", entries(&backup).len());
+
+    let state = Arc::new(Etcd::start(settings(&cluster, "https://first")).unwrap());
+    until_standing(&state, leads).await;
+    // Who follows must not.
+    let other = Etcd::start(settings(&cluster, "https://second")).unwrap();
+    until_standing(&other, follows("https://first")).await;
+    let refused = restore(&other, &backup).await;
+    assert!(matches!(refused, Err(RestoreError::State(StateError::NotLeading))), "{refused:?}");
+    // A cut or altered one is refused before anything is written.
+    for bad in [&backup[..backup.len() / 2], &backup.replacen('A', "B", 1)] {
+        assert!(matches!(restore(state.as_ref(), bad).await, Err(RestoreError::Text(_))));
+    }
+    assert!(state.newest("", None, 1).await.unwrap().is_empty(), "something was written");
+
+    // With one of three dead. A try that fails on the way, as when the lease is lost, is repeated: it goes on with what lacks.
+    cluster.kill_9(0).unwrap();
+    let began = Instant::now();
+    let restored = loop {
+        match restore(state.as_ref(), &backup).await {
+            Ok(restored) => break restored,
+            Err(RestoreError::State(why)) => assert!(began.elapsed() < LONG, "{why}"),
+            Err(error) => panic!("{error}"),
+        }
+        until_standing(&state, leads).await;
+    };
+    assert_eq!(restored, entries(&backup).len());
+    assert_eq!(restore(state.as_ref(), &backup).await.unwrap(), restored, "again is no harm");
+
+    // A controller on it knows all that was known, and goes on.
+    let after = Desk::new(state.clone(), Box::new(|_| Ok(())));
+    let again = after.backup("test").await.unwrap();
+    let (had, has) = (entries(&backup), entries(&again));
+    assert!(had.iter().all(|entry| has.contains(entry)), "{} entries became {}", had.len(), has.len());
+    assert_eq!(after.revision(60).await.unwrap().unwrap().number, 60);
+    // And now it is a state with a life of its own.
+    let refused = restore(state.as_ref(), &backup).await;
+    assert!(matches!(refused, Err(RestoreError::NotEmpty(_))), "{refused:?}");
 }
