@@ -24,6 +24,8 @@ pub(super) enum Job {
     IdleConnections,
     /// Thousands of connects at once.
     Storm,
+    /// An edge that somebody looks into.
+    Tap,
     /// A sender that behaves beside peers that do not.
     Hostile(Foe),
 }
@@ -40,6 +42,7 @@ impl Job {
             Self::Idle => "idle",
             Self::IdleConnections => "idle-connections",
             Self::Storm => "storm",
+            Self::Tap => "tap",
             Self::Hostile(foe) => foe.name(),
         }
     }
@@ -95,6 +98,7 @@ pub(super) fn all(scale: f64) -> Vec<Case> {
         case(Job::Idle, Packed, 250, 1, 4, true),
         case(Job::IdleConnections, Packed, 250, 1, 4, true),
         case(Job::Storm, Packed, 250, 1, 4, true),
+        case(Job::Tap, Packed, 250, 1, 4, true),
     ];
     cases.extend(Foe::ALL.map(|foe| case(Job::Hostile(foe), Packed, 250, 1, 4, true)));
     cases

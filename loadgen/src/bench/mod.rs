@@ -26,6 +26,7 @@ mod others;
 mod process;
 mod report;
 mod states;
+mod tap;
 mod traffic;
 mod weir;
 
@@ -115,7 +116,11 @@ pub(crate) fn command(args: &BenchArgs) -> anyhow::Result<ExitCode> {
             println!("{}\n  skipped: no --kafka\n", case.name);
             continue;
         }
-        let yardstick = if case.job == Job::Kafka { CaseReport::CLIENT } else { CaseReport::COPY };
+        let yardstick = match case.job {
+            Job::Kafka => CaseReport::CLIENT,
+            Job::Tap => CaseReport::UNTAPPED,
+            _ => CaseReport::COPY,
+        };
         let mut figures = CaseReport::new(&case.name, yardstick);
         outcome = bench.case(case, &mut figures).with_context(|| format!("case {}", case.name));
         figures.finish();
@@ -178,6 +183,7 @@ impl Bench<'_> {
             Job::Idle => self.idle(report),
             Job::IdleConnections => self.idle_connections(case, report),
             Job::Storm => self.storm(case, report),
+            Job::Tap => self.tap(case, report),
             Job::Hostile(foe) => self.hostile(case, foe, report),
         }
     }

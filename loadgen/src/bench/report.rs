@@ -67,6 +67,8 @@ impl Spread {
 impl CaseReport {
     /// What other subjects are held against in most cases.
     pub(super) const COPY: &'static str = "copy";
+    /// What is held against where somebody looks: the same without.
+    pub(super) const UNTAPPED: &'static str = "untapped";
     /// What is held against in Kafka's: its client library alone.
     pub(super) const CLIENT: &'static str = "client alone";
 
