@@ -92,31 +92,46 @@ pub fn each_event_of<E>(
     middle.extend_from_slice(b",\"record\":");
 
     let (mut clock, mut transcoder, mut json) = (Clock::new(), Transcoder::new(), Vec::new());
-    let mut index = 0;
-    for entry in entries(&plain) {
-        let fail = |source| ShapeError::Entry { index, source };
-        let entry = entry.map_err(fail)?;
-        let time_ns = match entry.time {
+    // The line of the record that `bytes` begin with; its time, and the bytes of the record.
+    let mut line = |json: &mut Vec<u8>, time, bytes: &[u8]| {
+        let time_ns = match time {
             EventTime::Received => header.received_ns,
             EventTime::At { secs, nanos } => nanoseconds(secs, nanos),
         };
         json.clear();
-        match format {
-            Format::Envelope => {
-                json.extend_from_slice(b"{\"time\":\"");
-                // Below 10⁹ by its divisor.
-                let nanos = time_ns.rem_euclid(SECOND_NS) as u32;
-                clock.write(time_ns.div_euclid(SECOND_NS), nanos, &mut json);
-                json.extend_from_slice(&middle);
-                transcoder.write(&mut json, entry.record).map_err(fail)?;
-                json.push(b'}');
-            }
-            Format::Record => transcoder.write(&mut json, entry.record).map(drop).map_err(fail)?,
+        if format == Format::Envelope {
+            json.extend_from_slice(b"{\"time\":\"");
+            // Below 10⁹ by its divisor.
+            let nanos = time_ns.rem_euclid(SECOND_NS) as u32;
+            clock.write(time_ns.div_euclid(SECOND_NS), nanos, json);
+            json.extend_from_slice(&middle);
         }
+        let read = transcoder.write(json, bytes)?;
+        if format == Format::Envelope {
+            json.push(b'}');
+        }
+        Ok::<_, ScanError>((time_ns, read))
+    };
+    let mut entries = entries(&plain);
+    let mut index = 0;
+    loop {
+        let quick = entries.plain().and_then(|(time, rest)| {
+            let (time_ns, read) = line(&mut json, time, rest).ok()?;
+            entries.go_on_at(rest.len() - read);
+            Some(time_ns)
+        });
+        let time_ns = match quick {
+            Some(time_ns) => time_ns,
+            // Another form, or damage, which is told as the iterator finds it.
+            None => {
+                let Some(entry) = entries.next() else { return Ok(index) };
+                let read = entry.and_then(|entry| line(&mut json, entry.time, entry.record));
+                read.map_err(|source| ShapeError::Entry { index, source })?.0
+            }
+        };
         visit(Event { tag: &header.tag, time_ns, json: &json }).map_err(ShapeError::Visitor)?;
         index += 1;
     }
-    Ok(index)
 }
 
 pub(crate) fn nanoseconds(secs: i64, nanos: u32) -> i64 {

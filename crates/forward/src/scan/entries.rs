@@ -36,6 +36,28 @@ pub struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
+    /// The next entry's time and all bytes from its record on, if it is `[time, record]` or `[[time, {}], record]`. For
+    /// whoever goes through the record anyway, so that its end need not be found first; see [`Self::go_on_at`].
+    #[inline]
+    #[must_use]
+    pub fn plain(&self) -> Option<(EventTime, &'a [u8])> {
+        let rest = self.stream.get(self.pos..)?.strip_prefix(&[0x92])?;
+        let (time, size) = match rest.strip_prefix(&[0x92]) {
+            Some(pair) => {
+                time(pair).filter(|(_, size)| pair.get(*size) == Some(&0x80)).map(|(t, n)| (t, n + 2))?
+            }
+            None => time(rest)?,
+        };
+        let record = &rest[size..];
+        map(record).map(|_| (time, record))
+    }
+
+    /// Goes on where `left` bytes of the stream are left.
+    #[inline]
+    pub fn go_on_at(&mut self, left: usize) {
+        self.pos = self.stream.len() - left.min(self.stream.len());
+    }
+
     #[inline]
     fn entry(&mut self, start: usize) -> Result<Entry<'a>, ScanError> {
         let stream = self.stream;
@@ -143,6 +165,22 @@ mod tests {
             group_marker: false,
         };
         assert_eq!(found, [Ok(expected)]);
+    }
+
+    #[test]
+    fn a_plain_entry_is_known_by_its_beginning() {
+        let at = |secs| EventTime::At { secs, nanos: 0 };
+        let mut stream = entries(b"\x92\x05\x81\xa1a\x02\x92\x92\x06\x80\x80\x92\x07\x05");
+        assert_eq!(stream.plain(), Some((at(5), &b"\x81\xa1a\x02\x92\x92\x06\x80\x80\x92\x07\x05"[..])));
+        stream.go_on_at(8);
+        assert_eq!(stream.plain(), Some((at(6), &b"\x80\x92\x07\x05"[..])));
+        stream.go_on_at(3);
+        assert_eq!(stream.plain(), None, "no map");
+        assert_eq!(stream.next(), Some(Err(ScanError::NotEntry { start: 11, end: 14 })));
+        assert_eq!(stream.plain(), None, "the end");
+        for other in [&b"\x93\x05\x80\xc0"[..], b"\x92\x92\x05\x81\xa1m\x01\x80", b"\x92\x92\x05", b"\x92"] {
+            assert_eq!(entries(other).plain(), None, "{other:x?}");
+        }
     }
 
     #[test]
