@@ -18,12 +18,12 @@ pub(crate) enum Read<T> {
 
 /// What a PONG must prove.
 pub(crate) struct Expected {
-    salt: [u8; 16],
+    salt: String,
     nonce: Vec<u8>,
 }
 
-/// The PING that answers a HELO.
-pub(crate) fn ping(hello: &[u8], security: &Security, salt: [u8; 16]) -> Read<(Vec<u8>, Expected)> {
+/// The PING that answers a HELO. The salt is a text, not bytes: Fluent Bit takes nothing else.
+pub(crate) fn ping(hello: &[u8], security: &Security, salt: String) -> Read<(Vec<u8>, Expected)> {
     let (value, len) = match value(hello) {
         Read::Done(value, len) => (value, len),
         Read::Incomplete => return Read::Incomplete,
@@ -41,7 +41,7 @@ pub(crate) fn ping(hello: &[u8], security: &Security, salt: [u8; 16]) -> Read<(V
     };
     let (nonce, auth) = (option("nonce"), option("auth"));
     let hostname = security.self_hostname.as_bytes();
-    let key = digest(&[&salt, hostname, &nonce, security.shared_key.as_bytes()]);
+    let key = digest(&[salt.as_bytes(), hostname, &nonce, security.shared_key.as_bytes()]);
     let (user, password) = match &security.user {
         Some((user, password)) if !auth.is_empty() => {
             (user.as_str(), digest(&[&auth, user.as_bytes(), password.as_bytes()]))
@@ -52,8 +52,7 @@ pub(crate) fn ping(hello: &[u8], security: &Security, salt: [u8; 16]) -> Read<(V
     let _ = rmp::encode::write_array_len(&mut ping, 6);
     let _ = rmp::encode::write_str(&mut ping, "PING");
     let _ = rmp::encode::write_str(&mut ping, &security.self_hostname);
-    let _ = rmp::encode::write_bin(&mut ping, &salt);
-    for text in [key.as_str(), user, password.as_str()] {
+    for text in [salt.as_str(), key.as_str(), user, password.as_str()] {
         let _ = rmp::encode::write_str(&mut ping, text);
     }
     Read::Done((ping, Expected { salt, nonce }), len)
@@ -81,7 +80,8 @@ pub(crate) fn pong(pong: &[u8], security: &Security, expected: &Expected) -> Rea
     if hostname == security.self_hostname.as_bytes() {
         return Read::Wrong("it has our own name; give `self_hostname` another".to_owned());
     }
-    let right = digest(&[&expected.salt, hostname, &expected.nonce, security.shared_key.as_bytes()]);
+    let right =
+        digest(&[expected.salt.as_bytes(), hostname, &expected.nonce, security.shared_key.as_bytes()]);
     if !bool::from(right.as_bytes().ct_eq(bytes(proof).unwrap_or_default())) {
         return Read::Wrong("it does not know the shared key".to_owned());
     }
@@ -108,4 +108,23 @@ fn bytes(value: &Value) -> Option<&[u8]> {
 fn digest(parts: &[&[u8]]) -> String {
     let sha = parts.iter().fold(Sha512::new(), |sha, part| sha.chain_update(part));
     format!("{:x}", sha.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_a_ping_is_text() {
+        let mut hello = Vec::new();
+        rmpv::encode::write_value(&mut hello, &Value::Array(vec!["HELO".into(), Value::Map(vec![])]))
+            .unwrap();
+        let security =
+            Security { self_hostname: "weir".to_owned(), shared_key: "key".to_owned(), user: None };
+        let Read::Done((ping, _), _) = ping(&hello, &security, "salt".to_owned()) else { panic!("no PING") };
+        let Read::Done(ping, _) = value(&ping) else { panic!("not MessagePack") };
+        let parts: Vec<_> = ping.as_array().unwrap().iter().map(Value::as_str).collect();
+        let key = digest(&[b"salt", b"weir", b"", b"key"]);
+        assert_eq!(parts, [Some("PING"), Some("weir"), Some("salt"), Some(&key), Some(""), Some("")]);
+    }
 }
