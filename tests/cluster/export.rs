@@ -23,10 +23,38 @@ fn lines(json: &[u8]) -> usize {
     json.iter().filter(|byte| **byte == b'\n').count()
 }
 
+/// By a listener with TLS on both sides, a shared key and a user: what lacks one of them is not let in.
+fn by_the_secure_door(scratch: &Scratch, data: &Path, port: u16) -> Result<()> {
+    let path = |name: &str| scratch.path().join(name).display().to_string();
+    for (name, secret) in [("wrong", "open barley"), ("password", "hush")] {
+        scratch.write(name, secret)?;
+    }
+    let send = ["--send".to_owned(), format!("127.0.0.1:{port}")];
+    let ca = ["--tls-ca".to_owned(), path("tls/ca.crt"), "--tls-name".to_owned(), "edge-2".to_owned()];
+    let cert =
+        ["--tls-cert".to_owned(), path("tls/edge-1.crt"), "--tls-key".to_owned(), path("tls/edge-1.key")];
+    let key = |file: &str| ["--shared-key-file".to_owned(), path(file)];
+    let user = ["--username".to_owned(), "ada".to_owned(), "--password-file".to_owned(), path("password")];
+    for (said, options) in [
+        ("--tls-ca", &[&send[..]][..]),
+        ("did not acknowledge", &[&send, &ca]),
+        ("--shared-key-file", &[&send, &ca, &cert]),
+        ("shared_key mismatch", &[&send, &ca, &cert, &key("wrong"), &user]),
+        ("username/password mismatch", &[&send, &ca, &cert, &key("key")]),
+    ] {
+        let options = options.concat();
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let error = export(data, &options).err().with_context(|| format!("{options:?} was let in"))?;
+        ensure!(error.to_string().contains(said), "{options:?}: {error}");
+    }
+    let right = [&send[..], &ca, &cert, &key("key"), &user].concat();
+    export(data, &right.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+}
+
 #[test]
 fn a_log_is_replayed_into_another_edge() {
     Scratch::run("export", |scratch| {
-        let (link, files) = (port()?, scratch.dir("files")?);
+        let (link, secure, files) = (port()?, port()?, scratch.dir("files")?);
         let topology = format!(
             r#"version = 1
 cluster.name = "export"
@@ -39,9 +67,18 @@ part.age = "300ms"
 [[route]]
 match = "**"
 groups = ["files"]
+[[listener]]
+name = "plain"
+[[listener]]
+name = "secure"
+edges = ["edge-2"]
+address = "127.0.0.1:{secure}"
+tls = {{ cert = "tls/edge-2.crt", key = "tls/edge-2.key", client_ca = "tls/ca.crt" }}
+security = {{ shared_key = {{ file = "key" }}, user = [{{ username = "ada", password = "hush" }}] }}
 "#,
             files.display()
         );
+        scratch.write("key", "open sesame\n")?;
         let site = Site::new(scratch, &topology, &["edge-1", "edge-2", "files-1"])?;
         let mut old = site.edge("edge-1")?;
         let ledger = scratch.path().join("kept.ledger");
@@ -81,7 +118,7 @@ groups = ["files"]
         // Twice, as after a replay that broke off; then the edge itself comes back with all that was replayed.
         let mut new = site.edge("edge-2")?;
         let other = new.forward()?.to_string();
-        export(&data, &["--send", &other])?;
+        by_the_secure_door(scratch, &data, secure)?;
         export(&data, &["--send", &other])?;
         let repeated = metric(new.metrics, "weir_repeated_chunks_total", &[])?;
         ensure!(repeated == 20.0, "{repeated} chunks of 20 were known when they came again");

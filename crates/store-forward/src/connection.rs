@@ -127,6 +127,21 @@ impl Connection {
         }
     }
 
+    /// Sends bytes whole.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.wire.write_all(bytes).await?;
+        self.wire.flush().await
+    }
+
+    /// Waits for so many bytes.
+    pub(crate) async fn read_exact(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        while self.buffer.len() < bytes.len() {
+            self.fill().await?;
+        }
+        bytes.copy_from_slice(&self.buffer.split_to(bytes.len()));
+        Ok(())
+    }
+
     /// Sends a message whole.
     pub(crate) async fn send(&mut self, message: &Message) -> io::Result<()> {
         self.wire.write_all(&message.head).await?;

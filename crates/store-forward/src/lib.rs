@@ -10,6 +10,7 @@
 //! Left out on purpose: what receivers do behind their acknowledgement, and messages without one.
 
 mod balance;
+mod client;
 mod connection;
 mod hello;
 mod life;
@@ -25,6 +26,7 @@ use weir_store::{Backend, Partition, Store, StoreError, Traits};
 
 use life::{ForwardStore, Shared};
 
+pub use client::{Client, ConnectError};
 pub use connection::TlsError;
 
 /// What an operator chooses for one set of receivers.

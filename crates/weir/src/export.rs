@@ -1,23 +1,28 @@
 //! `weir log export`: the batches of a group log as Forward messages, or as lines of JSON. Read-only.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::net::TcpStream;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use weir_edge::Progress;
 use weir_model::{BatchHeader, Encoding, Incarnation, Seq};
 use weir_shape::{Format, each_event_of};
 use weir_spool::inspect::{self, Item, SegmentInfo};
+use weir_store_forward::{Client, ForwardSettings, Security, Server, Tls};
+use weir_topology::Secret;
 
+/// How long an edge may take to let us in.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long an edge may take to acknowledge one message.
 const ACK_MAX: Duration = Duration::from_secs(60);
+/// Our name in the handshake; no edge has it.
+const OURSELVES: &str = "weir log export";
 
 #[derive(Args)]
 pub(crate) struct ExportArgs {
@@ -47,15 +52,43 @@ pub(crate) struct ExportArgs {
     /// Into this file, instead of standard output.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// To the Forward port of another edge (no TLS): each message is acknowledged before the next is sent.
+    /// To the Forward port of another edge: each message is acknowledged before the next is sent.
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["output", "json", "damaged"])]
     send: Option<String>,
+    #[command(flatten)]
+    door: Door,
+}
+
+/// What the listener of `--send` asks for.
+#[derive(Args)]
+struct Door {
+    /// TLS: the authorities of the listener's certificate, as PEM.
+    #[arg(long, value_name = "FILE", requires = "send")]
+    tls_ca: Option<PathBuf>,
+    /// The name in its certificate, if that is not the host of `--send`.
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    tls_name: Option<String>,
+    /// A certificate to show, where the listener wants one (`tls.client_ca`).
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    tls_cert: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// A file that holds the shared key, where the listener has `security`.
+    #[arg(long, value_name = "FILE", requires = "send")]
+    shared_key_file: Option<PathBuf>,
+    /// The user to log in as, where it asks for one.
+    #[arg(long, value_name = "NAME", requires_all = ["shared_key_file", "password_file"])]
+    username: Option<String>,
+    /// A file that holds the user's password.
+    #[arg(long, value_name = "FILE", requires = "username")]
+    password_file: Option<PathBuf>,
 }
 
 /// Where messages go.
 enum Out {
     Stream(Box<dyn Write>),
-    Edge(BufReader<TcpStream>),
+    Edge(tokio::runtime::Runtime, Client),
 }
 
 #[derive(Default)]
@@ -204,10 +237,12 @@ fn text(out: &mut Vec<u8>, text: &str) {
 impl Out {
     fn open(args: &ExportArgs) -> anyhow::Result<Self> {
         if let Some(edge) = &args.send {
-            let stream = TcpStream::connect(edge).with_context(|| format!("no edge at {edge}"))?;
-            stream.set_read_timeout(Some(ACK_MAX))?;
-            stream.set_nodelay(true)?;
-            return Ok(Self::Edge(BufReader::new(stream)));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let server = Server { address: edge.clone(), weight: 1, standby: false };
+            let client = runtime.block_on(Client::connect(&args.door.settings()?, &server));
+            let asked =
+                "does the listener speak TLS (--tls-ca), does it want a shared key (--shared-key-file)?";
+            return Ok(Self::Edge(runtime, client.context(asked)?));
         }
         Ok(Self::Stream(match args.output.as_deref() {
             Some(path) => Box::new(BufWriter::new(create(path)?)),
@@ -223,16 +258,47 @@ impl Out {
     }
 
     fn message(&mut self, message: &[u8], chunk: &[u8]) -> anyhow::Result<()> {
-        let Self::Edge(edge) = self else { return self.write(&mut &message[..]) };
-        edge.get_mut().write_all(message).context("the edge closed the connection")?;
+        let Self::Edge(runtime, client) = self else { return self.write(&mut &message[..]) };
         // {"ack": chunk}
         let mut answer = vec![0; 5 + chunk.len()];
-        edge.read_exact(&mut answer).context("the edge did not acknowledge; its log says why")?;
+        let asked = runtime.block_on(client.ask(message, &mut answer));
+        asked.context(
+            "the edge did not acknowledge; its log says why. Perhaps the listener wants TLS (--tls-ca) or a shared key (--shared-key-file)",
+        )?;
+        if answer.windows(4).any(|word| word == b"HELO") {
+            bail!("the listener wants a shared key: give it one with --shared-key-file");
+        }
         ensure!(
             answer[..5] == *b"\x81\xa3ack" && answer[5..] == *chunk,
             "the answer is no acknowledgement: {answer:x?}"
         );
         Ok(())
+    }
+}
+
+impl Door {
+    fn settings(&self) -> anyhow::Result<ForwardSettings> {
+        let secret = |file: &PathBuf| Secret::File(file.clone()).read();
+        let user = self.username.clone().zip(self.password_file.as_ref().map(secret).transpose()?);
+        let shared_key = self.shared_key_file.as_ref().map(secret).transpose()?;
+        Ok(ForwardSettings {
+            servers: Vec::new(),
+            tls: self.tls_ca.clone().map(|ca| Tls {
+                ca,
+                identity: self.tls_cert.clone().zip(self.tls_key.clone()),
+                name: self.tls_name.clone(),
+            }),
+            security: shared_key.map(|shared_key| Security {
+                self_hostname: OURSELVES.to_owned(),
+                shared_key,
+                user,
+            }),
+            connect_timeout: CONNECT_MAX,
+            ack_timeout: ACK_MAX,
+            zstd: true,
+            // Nothing is tried again here.
+            recover_every: CONNECT_MAX,
+        })
     }
 }
 
