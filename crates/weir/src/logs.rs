@@ -41,7 +41,7 @@ pub(crate) enum LogCommand {
     #[command(
         after_help = "Examples:\n  weir log export /var/lib/weir app --send edge-2:24224\n  weir log export /var/lib/weir app -o app.forward\n  weir log export /var/lib/weir app --json --from 100 --to 200\n\nStop the edge first, or its sinks may store what is replayed as well."
     )]
-    Export(crate::export::ExportArgs),
+    Export(Box<crate::export::ExportArgs>),
 }
 
 pub(crate) fn run(command: LogCommand) -> anyhow::Result<ExitCode> {
