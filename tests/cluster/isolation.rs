@@ -20,6 +20,9 @@ const RATE: u64 = 3_000;
 const SLOW_STILL: Duration = Duration::from_millis(450);
 const SLOW_PERIOD: Duration = Duration::from_millis(500);
 
+/// How often the phases are gone through before what is seen counts as a broken wall.
+const ATTEMPTS: usize = 3;
+
 /// What happens to the store of group `a` in a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -88,7 +91,12 @@ impl<'a> Bench<'a> {
     }
 
     /// One phase: what each group saw.
-    fn phase(&mut self, way: Way, phase: Phase, ledgers: &mut Vec<std::path::PathBuf>) -> Result<[Seen; 3]> {
+    fn phase(
+        &mut self,
+        (way, attempt): (Way, usize),
+        phase: Phase,
+        ledgers: &mut Vec<std::path::PathBuf>,
+    ) -> Result<[Seen; 3]> {
         let forward = self.cluster.forward();
         let mut loads = Vec::new();
         let tags: &[&str] = if way == Way::Apart { &GROUPS } else { &["all"] };
@@ -98,7 +106,7 @@ impl<'a> Bench<'a> {
         let stored_before = self.stored()?;
         let began = Instant::now();
         for tag in tags {
-            let name = format!("{tag}-{way:?}-{phase:?}");
+            let name = format!("{tag}-{way:?}-{attempt}-{phase:?}");
             let groups = (GROUPS.len() / tags.len()) as u64;
             let (rate, events) = (RATE * groups, RATE * groups * self.seconds);
             let connections = if way == Way::Apart { "2" } else { "1" };
@@ -162,11 +170,11 @@ impl<'a> Bench<'a> {
     }
 
     /// Both ways through all phases; then everything must be in its store, once.
-    fn measure(&mut self, way: Way) -> Result<Vec<[Seen; 3]>> {
+    fn measure(&mut self, way: Way, attempt: usize) -> Result<Vec<[Seen; 3]>> {
         let mut ledgers = Vec::new();
         let mut all = Vec::new();
         for phase in PHASES {
-            all.push(self.phase(way, phase, &mut ledgers)?);
+            all.push(self.phase((way, attempt), phase, &mut ledgers)?);
             let metrics = self.cluster.node("edge-1")?.metrics();
             until("the backlog to be stored", LONG, || {
                 let pending = metric(metrics, "weir_dispatch_pending_batches", &[("group", "a")])?
@@ -223,23 +231,34 @@ fn a_faulty_store_costs_other_groups_nothing() {
     in_own_world("a_faulty_store_costs_other_groups_nothing", |scratch| {
         let mut bench = Bench::start(scratch)?;
         for way in [Way::Apart, Way::Together] {
-            let all = bench.measure(way)?;
-            say(&table(way, &all));
-            // Coarse: this machine may have other work. The table is the measurement.
-            let worst_p99_before = all[0].iter().chain(&all[1]).map(|seen| seen.p99_ms).fold(0.0, f64::max);
-            for (phase, seen) in PHASES.iter().zip(&all).skip(2) {
-                for (index, group) in GROUPS.iter().enumerate().skip(1) {
-                    let (before, now) = (all[0][index], seen[index]);
-                    let told = format!("group {group}, {phase:?}: {now:?}, before: {before:?}");
-                    ensure!(
-                        now.acked_per_second > 0.8 * before.acked_per_second,
-                        "acknowledged less; {told}"
-                    );
-                    ensure!(now.stored_per_second > 0.7 * before.stored_per_second, "stored less; {told}");
-                    ensure!(now.p99_ms < 5.0 * worst_p99_before + 250.0, "acknowledged late; {told}");
+            // A disk that stalls in one phase looks like a broken wall; a broken wall looks like it each time.
+            let mut judged = Ok(());
+            for attempt in 0..ATTEMPTS {
+                let all = bench.measure(way, attempt)?;
+                say(&table(way, &all));
+                judged = judge(&all);
+                match &judged {
+                    Ok(()) => break,
+                    Err(error) => say(&format!("attempt {attempt}: {error}")),
                 }
             }
+            judged?;
         }
         Ok(())
     });
+}
+
+/// Coarse: this machine may have other work. The table is the measurement.
+fn judge(all: &[[Seen; 3]]) -> Result<()> {
+    let worst_p99_before = all[0].iter().chain(&all[1]).map(|seen| seen.p99_ms).fold(0.0, f64::max);
+    for (phase, seen) in PHASES.iter().zip(all).skip(2) {
+        for (index, group) in GROUPS.iter().enumerate().skip(1) {
+            let (before, now) = (all[0][index], seen[index]);
+            let told = format!("group {group}, {phase:?}: {now:?}, before: {before:?}");
+            ensure!(now.acked_per_second > 0.8 * before.acked_per_second, "acknowledged less; {told}");
+            ensure!(now.stored_per_second > 0.7 * before.stored_per_second, "stored less; {told}");
+            ensure!(now.p99_ms < 5.0 * worst_p99_before + 250.0, "acknowledged late; {told}");
+        }
+    }
+    Ok(())
 }
