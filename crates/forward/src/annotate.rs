@@ -3,13 +3,15 @@
 //! It is the one place where entries do not stay as they came. A member is put behind those of the record, and of two
 //! with one name the last counts, so it overwrites what a sender claims.
 
-use weir_model::{BatchHeader, Encoding};
+use weir_model::BatchHeader;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::outcome::Batch;
-use crate::scan::{Entry, entries, map};
+use crate::outcome::{Batch, Fault};
+use crate::scan::{Entry, map};
+use crate::sieve::Sieve;
 use crate::tally::Tally;
-use crate::unpack::unpack;
+use crate::unpack::look_through;
+use crate::writer::Writer;
 
 /// A member to add: text for text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,35 +32,32 @@ impl Member {
     }
 }
 
-/// The batch with these members in each record, inflated where it came compressed. Its chunks are still those of the
-/// bytes that came, so that a retry is recognised.
+/// The batch with these members in each record; packed anew where it came packed. Its chunks are still those of the bytes
+/// that came, so that a retry is recognised.
 #[must_use]
 pub fn annotate(batch: Batch, members: &[Member]) -> Batch {
     let header = &batch.header;
-    // It was inflated before, under the session's own limit.
-    let Ok(plain) = unpack(header.encoding, &batch.payload, usize::MAX) else { return batch };
-    let added: usize = members.iter().map(|member| member.bytes.len() + 5).sum();
-    let events = usize::try_from(header.events()).unwrap_or(0);
-    let mut out = Vec::with_capacity(plain.len() + added.saturating_mul(events).min(plain.len() * 4 + added));
+    let mut writer = Writer::new(header.encoding);
+    let mut sieve = Sieve::new(Tally::new(header.received_ns), batch.skipped);
     let mut tally = Tally::new(header.received_ns);
-    for entry in entries(&plain) {
-        // A session hands on nothing but entries.
-        let Ok(entry) = entry else { continue };
-        let start = out.len();
-        write(&mut out, &entry, members);
-        tally.add(entry.time, out.len() - start, xxh3_64(&out[start..]));
-    }
-    let Some(minutes) = tally.finish() else { return batch };
-    Batch {
-        header: BatchHeader {
-            encoding: Encoding::Plain,
-            unpacked_bytes: out.len() as u64,
-            minutes,
-            ..batch.header.clone()
-        },
-        payload: out.into(),
-        ..batch
-    }
+    let mut out = Vec::new();
+    // It was looked through before, under the session's own limit.
+    let read = look_through(header.encoding, &batch.payload, usize::MAX, &mut 0, |piece, last| {
+        let add = |_, entry: &Entry<'_>| {
+            out.clear();
+            write(&mut out, entry, members);
+            tally.add(entry.time, out.len(), xxh3_64(&out));
+            writer.write(&out);
+        };
+        sieve.read(piece, last, add).map_err(Fault::from)
+    });
+    let (Ok(()), Some(minutes), Some(written)) = (read, tally.finish(), writer.finish()) else {
+        return batch;
+    };
+    let (encoding, unpacked_bytes, payload) = written;
+    let header =
+        BatchHeader { encoding, unpacked_bytes: unpacked_bytes as u64, minutes, ..batch.header.clone() };
+    Batch { header, payload, ..batch }
 }
 
 fn write(out: &mut Vec<u8>, entry: &Entry<'_>, members: &[Member]) {

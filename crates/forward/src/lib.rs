@@ -21,6 +21,7 @@ mod pack;
 mod session;
 mod sieve;
 mod tally;
+mod writer;
 
 pub use annotate::{Member, annotate};
 pub use cut::keep_chunks;

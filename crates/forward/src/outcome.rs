@@ -6,8 +6,9 @@ use bytes::Bytes;
 use weir_model::BatchHeader;
 
 use crate::message::CHUNK_BYTES_MAX;
-use crate::scan::DEPTH_MAX;
+use crate::scan::{DEPTH_MAX, ScanError};
 use crate::tally::MINUTES_MAX;
+use crate::unpack::UnpackError;
 
 /// The next thing that a driver has to deal with, in the order of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,13 +99,13 @@ pub struct Skips([u32; Reason::ALL.len()]);
 impl Skips {
     pub(crate) fn one(reason: Reason) -> Self {
         let mut skips = Self::default();
-        skips.add(reason);
+        skips.add(reason, 1);
         skips
     }
 
-    pub(crate) fn add(&mut self, reason: Reason) {
+    pub(crate) fn add(&mut self, reason: Reason, times: usize) {
         let count = &mut self.0[reason as usize];
-        *count = count.saturating_add(1);
+        *count = count.saturating_add(u32::try_from(times).unwrap_or(u32::MAX));
     }
 
     pub(crate) fn add_all(&mut self, other: Self) {
@@ -206,6 +207,26 @@ pub enum Fault {
     /// More minutes of event time than [`MINUTES_MAX`].
     #[error("events of more than {MINUTES_MAX} different minutes in one message")]
     TooManyMinutes,
+}
+
+impl From<UnpackError> for Fault {
+    fn from(error: UnpackError) -> Self {
+        match error {
+            UnpackError::Limit { limit } => Self::DecompressLimit { limit },
+            UnpackError::Damaged(_) => Self::DecompressError,
+        }
+    }
+}
+
+impl From<ScanError> for Fault {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::TooDeep { .. } => Self::TooDeep,
+            ScanError::Malformed { at }
+            | ScanError::Truncated { at }
+            | ScanError::NotEntry { start: at, .. } => Self::MalformedEntries { at },
+        }
+    }
 }
 
 impl Fault {

@@ -1,6 +1,5 @@
 //! One connection after its handshake: bytes in, events out.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,10 +12,11 @@ use crate::json::{self, Lexer};
 use crate::message::{Body, CHUNK_BYTES_MAX, Packing, TAG_BYTES_MAX, ack, outline};
 use crate::outcome::{Batch, Event, Fault, Reason, Refused, Skips, Violation};
 use crate::pack::{Pack, Single};
-use crate::scan::{ScanError, is_group_marker, map, time};
-use crate::sieve::{Kept, sieve};
+use crate::scan::{Entry, is_group_marker, map, time};
+use crate::sieve::Sieve;
 use crate::tally::Tally;
-use crate::unpack::{UnpackError, unpack};
+use crate::unpack::look_through;
+use crate::writer::Writer;
 
 /// How many values that are no messages may follow each other before the peer is taken for some other protocol:
 /// every ASCII byte is a MessagePack integer (R7).
@@ -55,6 +55,7 @@ pub struct Session {
     /// The last tag: the next message mostly has the same.
     tag: Arc<str>,
     ended: Option<Violation>,
+    inflated: usize,
 }
 
 /// What the connection speaks; its first byte decides.
@@ -93,7 +94,17 @@ impl Session {
     }
 
     fn with_wire(limits: Limits, buffer: BytesMut, wire: Wire) -> Self {
-        Self { limits, buffer, wire, strangers: 0, pack: None, held: None, tag: Arc::from(""), ended: None }
+        Self {
+            limits,
+            buffer,
+            wire,
+            strangers: 0,
+            pack: None,
+            held: None,
+            tag: Arc::from(""),
+            ended: None,
+            inflated: 0,
+        }
     }
 
     /// Where the driver puts what it reads, at the end. Payloads are split off it without copying, so whoever
@@ -216,7 +227,7 @@ impl Session {
         let options = outline.options;
         let mut skipped = Skips::default();
         if options.invalid {
-            skipped.add(Reason::InvalidOptions);
+            skipped.add(Reason::InvalidOptions, 1);
         }
         // Copied: it is kept long after the message, and must not keep the buffer.
         let chunk = options.chunk.map(|range| Bytes::copy_from_slice(&message[range]));
@@ -230,21 +241,21 @@ impl Session {
             Some(chunk) => ack(chunk),
         };
         if options.other_signal {
-            skipped.add(Reason::UnsupportedSignal);
+            skipped.add(Reason::UnsupportedSignal, 1);
             return Ok(nothing_to_store(ack, skipped));
         }
         let Some(tag) = self.tag(&message[outline.tag]) else {
-            skipped.add(Reason::InvalidTag);
+            skipped.add(Reason::InvalidTag, 1);
             return Ok(nothing_to_store(ack, skipped));
         };
         let sender = Sender { tag, chunk, ack, skipped };
         match outline.body {
             Body::Packed(_) if is_json => {
-                skipped.add(Reason::InvalidMessage);
+                skipped.add(Reason::InvalidMessage, 1);
                 Ok(nothing_to_store(sender.ack, skipped))
             }
             Body::Missing => {
-                skipped.add(Reason::InvalidMessage);
+                skipped.add(Reason::InvalidMessage, 1);
                 Ok(nothing_to_store(sender.ack, skipped))
             }
             Body::Single { time, record } => {
@@ -279,11 +290,11 @@ impl Session {
         let Some((time, _)) =
             time(&message[when.clone()]).filter(|_| map(&message[record.clone()]).is_some())
         else {
-            skipped.add(Reason::InvalidEntry);
+            skipped.add(Reason::InvalidEntry, 1);
             return nothing_to_store(ack, skipped);
         };
         if metadata.is_some() && is_group_marker(time, message[when.start]) {
-            skipped.add(Reason::GroupMarker);
+            skipped.add(Reason::GroupMarker, 1);
             return nothing_to_store(ack, skipped);
         }
         // Without metadata both stand in the message as they do in an entry.
@@ -311,8 +322,8 @@ impl Session {
         sender: Sender,
         now_ns: i64,
     ) -> Result<Step, Violation> {
-        let taken =
-            take_stream(&message.slice(range), packing, &sender, now_ns, self.limits.unpacked_bytes_max);
+        let (limit, inflated) = (self.limits.unpacked_bytes_max, &mut self.inflated);
+        let taken = take_stream(&message.slice(range), packing, &sender, now_ns, limit, inflated);
         taken.map_err(|fault| {
             let Sender { tag, chunk, ack, .. } = sender;
             let refused = Refused { tag, chunk, ack, message: message.clone() };
@@ -328,34 +339,38 @@ fn take_stream(
     sender: &Sender,
     received_ns: i64,
     unpacked_bytes_max: usize,
+    inflated: &mut usize,
 ) -> Result<Step, Fault> {
     let encoding = packing.of(body);
-    let plain = match unpack(encoding, body, unpacked_bytes_max) {
-        Ok(plain) => plain,
-        Err(UnpackError::Limit { limit }) => return Err(Fault::DecompressLimit { limit }),
-        Err(UnpackError::Damaged(_)) => return Err(Fault::DecompressError),
-    };
-    let mut tally = Tally::new(received_ns);
-    let mut skipped = sender.skipped;
-    let kept = sieve(&plain, &mut tally, &mut skipped).map_err(|error| match error {
-        ScanError::TooDeep { .. } => Fault::TooDeep,
-        ScanError::Malformed { at } | ScanError::Truncated { at } | ScanError::NotEntry { start: at, .. } => {
-            Fault::MalformedEntries { at }
-        }
+    let mut sieve = Sieve::new(Tally::new(received_ns), sender.skipped);
+    // Plain entries behind a gap; inflated ones are looked for again, for they are in memory no more.
+    let mut copy = None;
+    look_through(encoding, body, unpacked_bytes_max, inflated, |piece, last| {
+        let keep = |gap: Option<usize>, entry: &Entry<'_>| {
+            if let Some(gap) = gap.filter(|_| encoding == Encoding::Plain) {
+                copy.get_or_insert_with(|| body[..gap].to_vec()).extend_from_slice(entry.bytes);
+            }
+        };
+        sieve.read(piece, last, keep).map_err(Fault::from)
     })?;
+    let Sieve { tally, skips: skipped, gap, pos } = sieve;
     let minutes = tally.finish().ok_or(Fault::TooManyMinutes)?;
     if minutes.is_empty() {
         return Ok(nothing_to_store(sender.ack.clone(), skipped));
     }
     // The sender's own bytes wherever that can be.
-    let (encoding, unpacked_bytes, payload) = match (kept, plain) {
-        (Kept::All, plain) => (encoding, plain.len(), body.clone()),
-        (Kept::Before(end), Cow::Borrowed(_)) => (Encoding::Plain, end, body.slice(..end)),
-        (Kept::Before(end), Cow::Owned(mut plain)) => {
-            plain.truncate(end);
-            (Encoding::Plain, end, plain.into())
+    let (encoding, unpacked_bytes, payload) = match (gap, copy, encoding) {
+        (None, ..) => (encoding, pos, body.clone()),
+        (_, Some(copy), _) => (Encoding::Plain, copy.len(), copy.into()),
+        (Some(gap), None, Encoding::Plain) => (Encoding::Plain, gap, body.slice(..gap)),
+        (Some(_), None, _) => {
+            let mut writer = Writer::new(encoding);
+            let mut again = Sieve::new(Tally::new(received_ns), Skips::default());
+            look_through(encoding, body, unpacked_bytes_max, inflated, |piece, last| {
+                again.read(piece, last, |_, entry| writer.write(entry.bytes)).map_err(Fault::from)
+            })?;
+            writer.finish().ok_or(Fault::DecompressError)?
         }
-        (Kept::Copy(copy), _) => (Encoding::Plain, copy.len(), copy.into()),
     };
     let chunks = sender.chunk.iter().map(|id| ChunkIdentity {
         id: id.clone(),

@@ -3,65 +3,114 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::outcome::{Reason, Skips};
-use crate::scan::{ScanError, entries};
+use crate::scan::{Entry, ScanError, entries};
 use crate::tally::Tally;
 
-/// What of a stream is to be handed on.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
-    /// All of it, as it is.
-    All,
-    /// What comes before this offset.
-    Before(usize),
-    /// These bytes: something in the middle had to be left out.
-    Copy(Vec<u8>),
+/// A stream of entries that is read piece by piece.
+pub(crate) struct Sieve {
+    /// The events so far.
+    pub(crate) tally: Tally,
+    /// What was no event.
+    pub(crate) skips: Skips,
+    /// Where the first value begins that is to be left out of what is handed on.
+    pub(crate) gap: Option<usize>,
+    /// Bytes that were read.
+    pub(crate) pos: usize,
 }
 
-/// Adds the entries of `stream` to `tally`, and what is no event to `skips`.
-///
-/// # Errors
-/// Malformed or too deep MessagePack; `tally` is then of no use (R22).
-pub(crate) fn sieve(stream: &[u8], tally: &mut Tally, skips: &mut Skips) -> Result<Kept, ScanError> {
-    let mut kept = Kept::All;
-    let mut leave_out = |kept: &mut Kept, start: usize, reason: Reason| {
-        skips.add(reason);
-        if matches!(kept, Kept::All) {
-            *kept = Kept::Before(start);
-        }
-    };
-    let mut pos = 0;
-    for entry in entries(stream) {
-        match entry {
-            Ok(entry) if entry.group_marker => {
-                leave_out(&mut kept, pos, Reason::GroupMarker);
-                pos += entry.bytes.len();
-            }
-            Ok(entry) => {
-                tally.add(entry.time, entry.bytes.len(), xxh3_64(entry.bytes));
-                pos += entry.bytes.len();
-                if !matches!(kept, Kept::All) {
-                    keep_behind_gap(&mut kept, stream, entry.bytes);
+impl Sieve {
+    pub(crate) fn new(tally: Tally, skips: Skips) -> Self {
+        Self { tally, skips, gap: None, pos: 0 }
+    }
+
+    /// Adds up the entries in the next piece; `last`: nothing follows it. Calls `each` with the gap so far and
+    /// each of them. How much of the piece was read: what is left is the beginning of an entry, to be shown again with its rest.
+    ///
+    /// # Errors
+    /// Malformed or too deep MessagePack, with its place in the stream; the tally is then of no use (R22).
+    #[inline]
+    pub(crate) fn read(
+        &mut self,
+        piece: &[u8],
+        last: bool,
+        mut each: impl FnMut(Option<usize>, &Entry<'_>),
+    ) -> Result<usize, ScanError> {
+        let before = self.pos;
+        let mut found = entries(piece);
+        while let Some(entry) = found.next() {
+            match entry {
+                Ok(entry) if entry.group_marker => self.leave_out(entry.bytes.len(), Reason::GroupMarker, 1),
+                Ok(entry) => {
+                    self.tally.add(entry.time, entry.bytes.len(), xxh3_64(entry.bytes));
+                    self.pos += entry.bytes.len();
+                    each(self.gap, &entry);
                 }
+                Err(ScanError::NotEntry { start, end }) => {
+                    self.leave_out(end - start, Reason::InvalidEntry, 1);
+                    let scalars = found.skip_scalars();
+                    self.leave_out(scalars, Reason::InvalidEntry, scalars);
+                }
+                Err(ScanError::Truncated { .. }) if !last => break,
+                Err(ScanError::Truncated { .. }) => {
+                    self.leave_out(piece.len() + before - self.pos, Reason::TruncatedEntry, 1);
+                }
+                Err(ScanError::Malformed { at }) => return Err(ScanError::Malformed { at: before + at }),
+                Err(ScanError::TooDeep { at }) => return Err(ScanError::TooDeep { at: before + at }),
             }
-            Err(ScanError::NotEntry { start, end }) => {
-                leave_out(&mut kept, start, Reason::InvalidEntry);
-                pos = end;
-            }
-            Err(ScanError::Truncated { at }) => {
-                leave_out(&mut kept, at, Reason::TruncatedEntry);
-                break;
-            }
-            Err(error) => return Err(error),
+        }
+        Ok(self.pos - before)
+    }
+
+    #[cold]
+    fn leave_out(&mut self, bytes: usize, reason: Reason, times: usize) {
+        if bytes > 0 {
+            self.skips.add(reason, times);
+            self.gap.get_or_insert(self.pos);
+            self.pos += bytes;
         }
     }
-    Ok(kept)
 }
 
-#[cold]
-fn keep_behind_gap(kept: &mut Kept, stream: &[u8], entry: &[u8]) {
-    match kept {
-        Kept::Copy(copy) => copy.extend_from_slice(entry),
-        Kept::Before(end) => *kept = Kept::Copy([&stream[..*end], entry].concat()),
-        Kept::All => {}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What came of a stream that was shown in such pieces.
+    fn read(stream: &[u8], pieces: &[usize]) -> Result<(Vec<u8>, Option<usize>, usize, Skips), ScanError> {
+        let mut sieve = Sieve::new(Tally::new(0), Skips::default());
+        let (mut kept, mut end) = (Vec::new(), 0);
+        for piece in pieces.iter().copied().chain([stream.len()]) {
+            end = (end + piece).min(stream.len());
+            let start = sieve.pos;
+            let done =
+                sieve.read(&stream[start..end], end == stream.len(), |_, entry| kept.extend(entry.bytes))?;
+            assert_eq!(sieve.pos, start + done);
+            if end == stream.len() {
+                break;
+            }
+        }
+        Ok((kept, sieve.gap, sieve.pos, sieve.skips))
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(
+            values in prop::collection::vec(prop_oneof![
+                8 => Just(&b"\x92\x05\x81\xa1a\xd9\x03xyz"[..]),
+                1 => Just(&b"\x92\x92\xd7\x00\xff\xff\xff\xff\0\0\0\0\x80\x80"[..]),
+                1 => Just(&b"\x00\x01\xc0\xff"[..]),
+                1 => Just(&b"\x93\x01\xdc\x00\x01\x05\xc0"[..]),
+                1 => Just(&b"\xd9\x02ab"[..]),
+                1 => Just(&b"\x92\x05\xc1"[..]),
+            ], 0..12),
+            cut in 0_usize..12,
+            pieces in prop::collection::vec(0_usize..20, 0..30),
+        ) {
+            let stream = values.concat();
+            let stream = &stream[..stream.len().saturating_sub(cut)];
+            prop_assert_eq!(read(stream, &pieces), read(stream, &[]));
+        }
     }
 }

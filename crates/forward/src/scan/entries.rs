@@ -105,6 +105,15 @@ impl<'a> Entries<'a> {
         })
     }
 
+    /// Passes by values of one byte that are no containers, and so no entries; how many.
+    pub(crate) fn skip_scalars(&mut self) -> usize {
+        let rest = self.stream.get(self.pos..).unwrap_or_default();
+        let scalar = |byte: &u8| matches!(byte, 0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3);
+        let scalars = rest.iter().position(|byte| !scalar(byte)).unwrap_or(rest.len());
+        self.pos += scalars;
+        scalars
+    }
+
     /// The end of a value within the entry that begins at `start`.
     #[inline]
     fn end_of(&mut self, at: usize, around: usize, start: usize) -> Result<usize, ScanError> {

@@ -300,10 +300,10 @@ pub(crate) fn compression() -> Vec<Case> {
         case("unknown name, plain inside", compressed("lzo", ENTRY), ONE_ACKED),
         case("text", compressed("text", ENTRY), ONE_ACKED),
         case(
-            "an invalid entry inside: the rest is written out plain",
+            "an invalid entry inside: the rest is packed anew",
             compressed("gzip", &gzip(&cat![ENTRY, b"\x05", ENTRY])),
             &[concat!(
-                r#""t" Plain [1, {"a": 1}] [1, {"a": 1}] chunks 1 ack \x81\xa3ack\xa2x\n"#,
+                r#""t" Zstd [1, {"a": 1}] [1, {"a": 1}] chunks 1 ack \x81\xa3ack\xa2x\n"#,
                 " skip invalid_entry=1"
             )],
         ),
@@ -311,7 +311,7 @@ pub(crate) fn compression() -> Vec<Case> {
             "a cut entry inside",
             compressed("zstd", &zstd(&cat![ENTRY, &ENTRY[..3]])),
             &[concat!(
-                r#""t" Plain [1, {"a": 1}] chunks 1 ack \x81\xa3ack\xa2x\n"#,
+                r#""t" Zstd [1, {"a": 1}] chunks 1 ack \x81\xa3ack\xa2x\n"#,
                 " skip truncated_entry=1"
             )],
         ),
