@@ -35,39 +35,40 @@ impl Sieve {
         last: bool,
         mut each: impl FnMut(Option<usize>, &Entry<'_>),
     ) -> Result<usize, ScanError> {
-        let before = self.pos;
+        let (before, mut pos, mut gap) = (self.pos, 0, self.gap);
+        let mut leave_out = |pos: &mut usize, gap: &mut Option<usize>, bytes: usize, reason, times| {
+            if bytes > 0 {
+                self.skips.add(reason, times);
+                gap.get_or_insert(before + *pos);
+                *pos += bytes;
+            }
+        };
         let mut found = entries(piece);
         while let Some(entry) = found.next() {
             match entry {
-                Ok(entry) if entry.group_marker => self.leave_out(entry.bytes.len(), Reason::GroupMarker, 1),
+                Ok(entry) if entry.group_marker => {
+                    leave_out(&mut pos, &mut gap, entry.bytes.len(), Reason::GroupMarker, 1);
+                }
                 Ok(entry) => {
                     self.tally.add(entry.time, entry.bytes.len(), xxh3_64(entry.bytes));
-                    self.pos += entry.bytes.len();
-                    each(self.gap, &entry);
+                    pos += entry.bytes.len();
+                    each(gap, &entry);
                 }
                 Err(ScanError::NotEntry { start, end }) => {
-                    self.leave_out(end - start, Reason::InvalidEntry, 1);
+                    leave_out(&mut pos, &mut gap, end - start, Reason::InvalidEntry, 1);
                     let scalars = found.skip_scalars();
-                    self.leave_out(scalars, Reason::InvalidEntry, scalars);
+                    leave_out(&mut pos, &mut gap, scalars, Reason::InvalidEntry, scalars);
                 }
                 Err(ScanError::Truncated { .. }) if !last => break,
-                Err(ScanError::Truncated { .. }) => {
-                    self.leave_out(piece.len() + before - self.pos, Reason::TruncatedEntry, 1);
+                Err(ScanError::Truncated { at }) => {
+                    leave_out(&mut pos, &mut gap, piece.len() - at, Reason::TruncatedEntry, 1);
                 }
                 Err(ScanError::Malformed { at }) => return Err(ScanError::Malformed { at: before + at }),
                 Err(ScanError::TooDeep { at }) => return Err(ScanError::TooDeep { at: before + at }),
             }
         }
-        Ok(self.pos - before)
-    }
-
-    #[cold]
-    fn leave_out(&mut self, bytes: usize, reason: Reason, times: usize) {
-        if bytes > 0 {
-            self.skips.add(reason, times);
-            self.gap.get_or_insert(self.pos);
-            self.pos += bytes;
-        }
+        (self.pos, self.gap) = (before + pos, gap);
+        Ok(pos)
     }
 }
 

@@ -58,7 +58,7 @@ impl<'a> Entries<'a> {
         self.pos = self.stream.len() - left.min(self.stream.len());
     }
 
-    #[inline]
+    #[inline(always)]
     fn entry(&mut self, start: usize) -> Result<Entry<'a>, ScanError> {
         let stream = self.stream;
         let Some((elements @ 2.., header)) = array(&stream[start..]) else {
@@ -136,7 +136,7 @@ impl<'a> Entries<'a> {
 impl<'a> Iterator for Entries<'a> {
     type Item = Result<Entry<'a>, ScanError>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         if self.pos >= self.stream.len() {
             return None;
