@@ -137,8 +137,11 @@ impl Connection {
         door.metrics.opened.increment(1);
         door.metrics.open.increment(1.0);
         let now = Instant::now();
+        let meter = meter(&settings, &peer);
+        // What its source owes, a connection before may have left.
+        let owed = meter.charge(door.now(), 0, 0);
         Self {
-            meter: meter(&settings, &peer),
+            meter,
             rewrite: Rewrite::new(&settings.config, &peer, hostname.as_deref()),
             hostname,
             holding: Holding::new(door.budget.clone()),
@@ -158,7 +161,7 @@ impl Connection {
                 last_read: now,
                 message: None,
                 waiting: None,
-                paused: None,
+                paused: (!owed.is_zero()).then(|| now + owed),
                 finishing: None,
                 starved: false,
             },
@@ -238,6 +241,8 @@ impl Connection {
     /// Closes, unless it was a whole message that has come too often: that is kept aside, and what is behind it goes on.
     async fn refuse(&mut self, violation: Violation) -> Option<End> {
         let reason = violation.fault.label();
+        let cost = self.session.cost();
+        self.charge(1, cost);
         names::FORWARD_VIOLATIONS_TOTAL.with([reason]).increment(1);
         self.door.refusals.note(reason, &self.peer, &violation);
         let Some(refused) = violation.refused.filter(|refused| refused.chunk.is_some()) else {
@@ -257,17 +262,23 @@ impl Connection {
     }
 
     fn judge_and_take(&mut self, event: Event) -> Option<End> {
-        let Event::Batch(batch) = event else {
-            self.take(event);
-            self.after_a_message();
-            return None;
+        let cost = self.session.cost();
+        let batch = match event {
+            Event::Batch(batch) => batch,
+            Event::Ack { skipped, .. } | Event::Skipped(skipped) => {
+                self.charge(skipped.iter().map(|(_, times)| u64::from(times)).sum(), cost);
+                self.take(event);
+                self.after_a_message();
+                return None;
+            }
         };
         self.follow_settings();
         let batch = self.rewrite.apply(batch);
         let (events, bytes) = (batch.header.events(), batch.payload.len() as u64);
         self.bite = (batch.payload.len() + 2 * ROOM_MIN).clamp(READ_BYTES, READ_BYTES_MAX);
         self.warn_of_size(bytes);
-        match self.meter.take(self.door.now(), &batch.header.tag, events, bytes) {
+        let left_out: u64 = batch.skipped.iter().map(|(_, times)| u64::from(times)).sum();
+        match self.meter.take(self.door.now(), &batch.header.tag, events + left_out, bytes + cost) {
             Judgement::Pass => self.take(Event::Batch(batch)),
             Judgement::Slow(wait) => {
                 self.clock.paused = Some(Instant::now() + wait);
@@ -289,6 +300,14 @@ impl Connection {
         }
         self.after_a_message();
         None
+    }
+
+    /// What gives no batch is not for nothing either.
+    fn charge(&mut self, events: u64, bytes: u64) {
+        let wait = self.meter.charge(self.door.now(), events, bytes);
+        if !wait.is_zero() {
+            self.clock.paused = Some(Instant::now() + wait);
+        }
     }
 
     fn after_a_message(&mut self) {
@@ -376,16 +395,34 @@ impl Connection {
             && self.clock.paused.is_none_or(|until| until <= Instant::now())
     }
 
+    /// Whether more may be read; makes room for it.
     fn may_read(&mut self) -> bool {
         if !self.may_take() {
             return false;
         }
-        let unfinished = !self.session.buffer().is_empty();
-        let allowance = self.holding.allowance(unfinished);
-        self.clock.starved = allowance == Allowance::No;
-        if allowance == Allowance::Finish {
-            self.clock.finishing.get_or_insert_with(Instant::now);
+        let (missing, bite) = (self.session.missing(), self.bite);
+        let buffer = self.session.buffer();
+        let (held, room) = (buffer.len(), buffer.capacity() - buffer.len());
+        // What is there is counted already.
+        if self.busy && room >= ROOM_MIN {
+            self.clock.starved = false;
+            return true;
         }
+        // No further than to the end of the message, and not at once to what a header claims.
+        let wanted = if self.busy { missing.min(held).max(bite) } else { SIP_BYTES };
+        let allowed = match self.holding.allowance(wanted, held > 0) {
+            Allowance::Yes(bytes) => bytes,
+            Allowance::Finish(bytes) => {
+                self.clock.finishing.get_or_insert_with(Instant::now);
+                bytes
+            }
+            Allowance::No => 0,
+        };
+        if self.busy && allowed >= SIP_BYTES {
+            grow(self.session.buffer(), allowed);
+            self.hold();
+        }
+        self.clock.starved = allowed < SIP_BYTES && (room == 0 || !self.busy);
         !self.clock.starved
     }
 
@@ -425,8 +462,8 @@ impl Connection {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let buffer = self.session.buffer();
         if self.busy {
-            if buffer.capacity() - buffer.len() < ROOM_MIN {
-                buffer.reserve(self.bite);
+            if buffer.capacity() == buffer.len() {
+                buffer.reserve(READ_BYTES);
             }
             return poll_read_buf(Pin::new(&mut self.stream), cx, buffer);
         }
@@ -475,6 +512,8 @@ impl Connection {
         };
         if self.clock.paused.is_some_and(|until| until <= now) {
             self.clock.paused = None;
+            // What is unfinished could not come meanwhile.
+            self.clock.message = self.clock.message.map(|_| now);
         }
         let config = &self.settings.config;
         let refused = if over(self.clock.finishing, Some(FINISH)) {
@@ -582,6 +621,16 @@ impl Connection {
                 Err(_) => return,
             }
         }
+    }
+}
+
+/// Room for so many bytes and no more: a buffer that grows by itself doubles.
+fn grow(buffer: &mut BytesMut, bytes: usize) {
+    // Where it is the only one that has its memory, and the room is before it, nothing new is needed.
+    if !buffer.try_reclaim(bytes) {
+        let mut larger = BytesMut::with_capacity(buffer.len() + bytes);
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
     }
 }
 

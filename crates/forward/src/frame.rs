@@ -48,6 +48,11 @@ impl Framer {
         }
     }
 
+    /// Where the value at the front ends, at the earliest, by what is known of it.
+    pub(crate) fn pos(&self) -> usize {
+        if self.found.is_some() { self.skipper.pos() } else { 0 }
+    }
+
     /// The value at the front of `bytes` if it is complete. The caller takes it off before it asks again.
     pub(crate) fn next(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Frame>, Fault> {
         if self.found.is_none() && !self.begin(bytes)? {

@@ -22,6 +22,9 @@ use crate::writer::Writer;
 /// every ASCII byte is a MessagePack integer (R7).
 const STRANGERS_MAX: u32 = 16;
 
+/// So many inflated bytes cost what one byte on the wire costs. Logs rarely shrink that much; bombs do.
+const INFLATED_PER_BYTE: usize = 16;
+
 /// How much one connection may ask for.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -55,7 +58,7 @@ pub struct Session {
     /// The last tag: the next message mostly has the same.
     tag: Arc<str>,
     ended: Option<Violation>,
-    inflated: usize,
+    cost: u64,
 }
 
 /// What the connection speaks; its first byte decides.
@@ -103,7 +106,7 @@ impl Session {
             held: None,
             tag: Arc::from(""),
             ended: None,
-            inflated: 0,
+            cost: 0,
         }
     }
 
@@ -111,6 +114,22 @@ impl Session {
     /// keeps a small payload keeps the read that it came in.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
+    }
+
+    /// Bytes that the message at the front of the buffer still lacks, at least: what its headers say so far.
+    #[must_use]
+    pub fn missing(&self) -> usize {
+        match &self.wire {
+            Wire::MessagePack(framer) => framer.pos().saturating_sub(self.buffer.len()),
+            Wire::Unknown | Wire::Json(_) => 0,
+        }
+    }
+
+    /// What messages have cost beyond the payloads that came of them, since this was asked last, in bytes, for a driver that
+    /// limits rates: messages that were refused or left out, and of each that came packed a sixteenth of what it
+    /// inflates to, where that is more than it has itself.
+    pub fn cost(&mut self) -> u64 {
+        std::mem::take(&mut self.cost)
     }
 
     /// The next complete thing in the buffer, `None` when more bytes are needed. `now_ns` is the wall time of receipt
@@ -169,7 +188,11 @@ impl Session {
             Value::Stranger => self.stranger(),
             Value::Array(message, frame) => {
                 self.strangers = 0;
-                self.message(&message, &frame, now_ns)
+                let step = self.message(&message, &frame, now_ns);
+                if matches!(step, Ok(Step::Event(Event::Ack { .. } | Event::Skipped(_))) | Err(_)) {
+                    self.cost += message.len() as u64;
+                }
+                step
             }
         }
     }
@@ -209,6 +232,7 @@ impl Session {
     }
 
     fn end(&mut self, fault: Fault) -> Violation {
+        self.cost += self.buffer.len() as u64;
         self.ended.insert(Violation { fault, refused: None }).clone()
     }
 
@@ -322,8 +346,10 @@ impl Session {
         sender: Sender,
         now_ns: i64,
     ) -> Result<Step, Violation> {
-        let (limit, inflated) = (self.limits.unpacked_bytes_max, &mut self.inflated);
-        let taken = take_stream(&message.slice(range), packing, &sender, now_ns, limit, inflated);
+        let (limit, mut inflated) = (self.limits.unpacked_bytes_max, 0);
+        let taken = take_stream(&message.slice(range), packing, &sender, now_ns, limit, &mut inflated);
+        // The message itself is counted already.
+        self.cost += ((inflated / INFLATED_PER_BYTE) as u64).saturating_sub(message.len() as u64);
         taken.map_err(|fault| {
             let Sender { tag, chunk, ack, .. } = sender;
             let refused = Refused { tag, chunk, ack, message: message.clone() };

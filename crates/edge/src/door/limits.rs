@@ -199,6 +199,21 @@ impl Meter {
         if wait.is_zero() { Judgement::Pass } else { Judgement::Slow(wait) }
     }
 
+    /// Takes what came and is no batch of any tag: what was refused or left out. For how long nothing more should be read;
+    /// `0` bytes ask for what is owed already.
+    pub(crate) fn charge(&self, now: Nanos, events: u64, bytes: u64) -> Duration {
+        let mut wait = Duration::ZERO;
+        for (index, buckets) in &self.fixed {
+            for (bucket, amount) in [(&buckets.bytes, bytes), (&buckets.events, events)] {
+                let owed = bucket.as_ref().map_or(Duration::ZERO, |bucket| bucket.take(now, amount));
+                if self.rules.rules[*index].template.action == LimitAction::Slow {
+                    wait = wait.max(owed);
+                }
+            }
+        }
+        wait
+    }
+
     #[cold]
     fn turn_to(&mut self, tag: &Arc<str>) {
         self.tag = tag.clone();
@@ -335,6 +350,23 @@ mod tests {
         assert_eq!(meter.take(0, &tag, 50, 1000), Judgement::Pass);
         assert_eq!(meter.take(0, &tag, 100, 500), Judgement::Slow(Duration::from_millis(500)));
         assert_eq!(meter.take(SECOND / 2, &tag, 100, 0), Judgement::Slow(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn what_is_no_batch_counts_and_a_newcomer_owes_it() {
+        let mut source = limit(Per::Source, LimitAction::Slow);
+        source.bytes = Some(Rate { per_second: 1000, burst: 1000 });
+        let rules = rules(&[source]);
+        let offender = meter(&rules, "10.0.0.1:1");
+        assert_eq!(offender.charge(0, 0, 1000), Duration::ZERO, "a burst");
+        assert_eq!(offender.charge(0, 0, 5000), Duration::from_secs(5));
+        assert_eq!(meter(&rules, "10.0.0.1:2").charge(SECOND, 0, 0), Duration::from_secs(4));
+        assert_eq!(meter(&rules, "10.0.0.2:1").charge(SECOND, 0, 0), Duration::ZERO);
+        // A rule that does not slow down lets nothing of its kind pass until it is paid.
+        let rules = self::rules(&[limit(Per::Source, LimitAction::Drop)]);
+        let mut offender = meter(&rules, "10.0.0.1:1");
+        assert_eq!(offender.charge(0, 1000, 0), Duration::ZERO);
+        assert_eq!(passed(&mut offender, SECOND, "a"), 0);
     }
 
     #[test]

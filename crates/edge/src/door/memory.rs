@@ -1,9 +1,9 @@
 //! The memory that all connections of a node share, for messages that are on no disk yet.
 //!
-//! Up to half of the budget anyone may hold what it needs. Above it only those that hold less than an equal share are
-//! read on, so a few greedy connections cannot starve many modest ones; and one connection at a time may finish a message
-//! that is larger than its share, as far as the whole budget reaches, so that all of them together never wait for ever.
-//! Pure but for atomics.
+//! Memory is asked for before it is taken. Up to half of the budget anyone gets what it needs. Above it only those that hold
+//! less than an equal share get more, up to that share, so a few greedy connections cannot starve many modest ones; and
+//! one connection at a time may finish a message that is larger than its share, as far as the whole budget reaches, so that
+//! all of them together never wait for ever. Pure but for atomics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,12 +51,12 @@ pub(crate) struct Holding {
     bytes: usize,
 }
 
-/// Whether a connection may be read.
+/// How much more a connection may hold.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(crate) enum Allowance {
-    Yes,
-    /// Yes, as the one that may go beyond its share until its message is complete.
-    Finish,
+    Yes(usize),
+    /// As the one that may go beyond its share until its message is complete.
+    Finish(usize),
     No,
 }
 
@@ -86,18 +86,19 @@ impl Holding {
         self.bytes = bytes;
     }
 
-    /// Whether more may be read. `unfinished`: it has part of a message, which others' bytes must not keep from its end.
-    pub(crate) fn allowance(&self, unfinished: bool) -> Allowance {
+    /// How many bytes more may be held, of those that are `wanted`. `unfinished`: it has part of a message, which others'
+    /// bytes must not keep from its end.
+    pub(crate) fn allowance(&self, wanted: usize, unfinished: bool) -> Allowance {
         let budget = &self.budget;
-        let total = budget.total.load(Ordering::Relaxed);
+        let (total, used) = (budget.total.load(Ordering::Relaxed), budget.used());
         let soft = total / 2;
-        if budget.used() <= soft {
+        if used + wanted <= soft {
             self.let_go();
-            return Allowance::Yes;
+            return Allowance::Yes(wanted);
         }
         let share = soft / budget.holders.load(Ordering::Relaxed).max(1);
-        if self.bytes <= share {
-            return Allowance::Yes;
+        if self.bytes < share {
+            return Allowance::Yes(wanted.min(share - self.bytes));
         }
         let finisher = budget.finisher.load(Ordering::Relaxed);
         let may = finisher == self.id
@@ -108,7 +109,7 @@ impl Holding {
                     .compare_exchange(NOBODY, self.id, Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok();
         // Beyond the whole it waits, and keeps its right: either others' messages reach the disk, or its time is over.
-        if may && budget.used() <= total { Allowance::Finish } else { Allowance::No }
+        if may && used < total { Allowance::Finish(wanted.min(total - used)) } else { Allowance::No }
     }
 
     /// Gives up the right to finish, once the message is complete.
@@ -134,26 +135,29 @@ mod tests {
 
     #[test]
     fn above_half_an_equal_share_counts() {
+        use Allowance::{Finish, No, Yes};
         let budget = Budget::new(64 * MIB);
         let mut greedy = Holding::new(budget.clone());
+        assert_eq!(greedy.allowance(33 * MIB, true), Yes(32 * MIB), "half of all");
         greedy.set(30 * MIB);
-        assert_eq!(greedy.allowance(true), Allowance::Yes, "nobody else needs it");
+        assert_eq!(greedy.allowance(MIB, true), Yes(MIB), "nobody else needs it");
         let mut modest = Holding::new(budget.clone());
         modest.set(4 * MIB);
-        assert_eq!(modest.allowance(true), Allowance::Yes, "less than a share");
-        assert_eq!(greedy.allowance(false), Allowance::No, "nothing to finish");
-        assert_eq!(greedy.allowance(true), Allowance::Finish);
+        assert_eq!(modest.allowance(MIB, true), Yes(MIB), "less than a share");
+        assert_eq!(modest.allowance(20 * MIB, true), Yes(12 * MIB), "a share and no more");
+        assert_eq!(greedy.allowance(MIB, false), No, "nothing to finish");
+        assert_eq!(greedy.allowance(MIB, true), Finish(MIB));
         let mut third = Holding::new(budget.clone());
         third.set(20 * MIB);
-        assert_eq!(third.allowance(true), Allowance::No, "one at a time");
+        assert_eq!(third.allowance(MIB, true), No, "one at a time");
         greedy.let_go();
-        assert_eq!(third.allowance(true), Allowance::Finish);
+        assert_eq!(third.allowance(MIB, true), Finish(MIB));
         drop(third);
-        assert_eq!(greedy.allowance(true), Allowance::Finish, "who is gone lets go");
-        greedy.set(61 * MIB);
-        assert_eq!(greedy.allowance(true), Allowance::No, "nobody goes beyond the whole");
+        assert_eq!(greedy.allowance(64 * MIB, true), Finish(30 * MIB), "who is gone lets go");
+        greedy.set(60 * MIB);
+        assert_eq!(greedy.allowance(MIB, true), No, "nobody goes beyond the whole");
         modest.set(MIB);
-        assert_eq!(greedy.allowance(true), Allowance::Finish);
+        assert_eq!(greedy.allowance(MIB, true), Finish(MIB));
         drop((greedy, modest));
         assert_eq!(budget.used(), 0);
         assert_eq!(budget.holders.load(Ordering::Relaxed), 0);
