@@ -97,8 +97,10 @@ impl Holding {
             return Allowance::Yes(wanted);
         }
         let share = soft / budget.holders.load(Ordering::Relaxed).max(1);
-        if self.bytes < share {
-            return Allowance::Yes(wanted.min(share - self.bytes));
+        // Less than a grain is no share to go on with: such a connection asks for the right to finish.
+        let left = share.saturating_sub(self.bytes);
+        if left > 0 && left >= GRAIN.min(share) {
+            return Allowance::Yes(wanted.min(left));
         }
         let finisher = budget.finisher.load(Ordering::Relaxed);
         let may = finisher == self.id
@@ -161,6 +163,15 @@ mod tests {
         drop((greedy, modest));
         assert_eq!(budget.used(), 0);
         assert_eq!(budget.holders.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_has_all_but_a_crumb_of_its_share_may_finish() {
+        let budget = Budget::new(4 * MIB);
+        let mut both = [(); 2].map(|()| Holding::new(budget.clone()));
+        both.iter_mut().for_each(|one| one.set(MIB - 100));
+        assert_eq!(both[0].allowance(MIB, true), Allowance::Finish(MIB));
+        assert_eq!(both[1].allowance(MIB, true), Allowance::No);
     }
 
     #[test]
