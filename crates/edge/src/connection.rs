@@ -208,7 +208,8 @@ impl Connection {
 
     /// Takes the messages that are complete, as far as limits let it.
     async fn take_what_is_there(&mut self) -> Option<End> {
-        while self.may_take() {
+        // What a message costs shows when it is unpacked: a source that owes pays first, whichever connection owes it.
+        while self.may_take() && !self.owes() {
             match self.session.next(now_ns()) {
                 Ok(Some(event)) => {
                     self.clock.message = None;
@@ -300,6 +301,15 @@ impl Connection {
         }
         self.after_a_message();
         None
+    }
+
+    /// Whether the limits have it wait for what its source took before.
+    fn owes(&mut self) -> bool {
+        if self.meter.is_free() || self.session.buffer().is_empty() {
+            return false;
+        }
+        self.charge(0, 0);
+        !self.may_take()
     }
 
     /// What gives no batch is not for nothing either.

@@ -31,7 +31,7 @@ pub(crate) async fn tcp(door: Arc<Door>, mut socket: TcpStream, peer: Peer, coun
                 let sender = Peer::Net(sender);
                 // It counts where it comes from, no longer where its balancer is.
                 drop(counted);
-                let Some(admitted) = door.admit_sender(&sender) else { return };
+                let Ok(admitted) = door.admit_sender(&sender) else { return };
                 (peer, counted) = (sender, admitted);
             }
             Ok(None) => {}

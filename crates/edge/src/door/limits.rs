@@ -199,6 +199,11 @@ impl Meter {
         if wait.is_zero() { Judgement::Pass } else { Judgement::Slow(wait) }
     }
 
+    /// Whether no limit but those of tags holds for it.
+    pub(crate) fn is_free(&self) -> bool {
+        self.fixed.is_empty()
+    }
+
     /// Takes what came and is no batch of any tag: what was refused or left out. For how long nothing more should be read;
     /// `0` bytes ask for what is owed already.
     pub(crate) fn charge(&self, now: Nanos, events: u64, bytes: u64) -> Duration {

@@ -344,8 +344,9 @@ async fn accept_tcp(door: Arc<Door>, listener: TcpListener, tasks: TaskTracker) 
         match accepted {
             Ok((socket, address)) => {
                 let peer = Peer::Net(address);
-                if let Some(counted) = door.admit(&peer) {
-                    tasks.spawn(greet::tcp(door.clone(), socket, peer, counted));
+                match door.admit(&peer) {
+                    Ok(counted) => drop(tasks.spawn(greet::tcp(door.clone(), socket, peer, counted))),
+                    Err(how) => door.turn_away(socket, how, &tasks),
                 }
             }
             Err(error) => not_accepted(&door, &error).await,
@@ -361,7 +362,7 @@ async fn accept_unix(door: Arc<Door>, listener: UnixListener, tasks: TaskTracker
         };
         match accepted {
             Ok((socket, _)) => {
-                if let Some(counted) = door.admit(&Peer::Unix) {
+                if let Ok(counted) = door.admit(&Peer::Unix) {
                     tasks.spawn(greet::unix(door.clone(), socket, counted));
                 }
             }

@@ -25,10 +25,14 @@ mod stream;
 mod tls;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use weir_telemetry::{Counter, Gauge, names};
 
 use crate::intake::Intake;
@@ -51,6 +55,18 @@ use census::{Census, Full};
 use quarantine::Quarantine;
 use refusals::Refusals;
 
+/// Who comes too often would come again at once, and each time costs: it is left to wait for so long, unread.
+const WHILE: Duration = Duration::from_secs(1);
+/// So many are left to wait at once; each is a socket. Others are closed at once.
+const WAITING_MAX: usize = 1024;
+
+/// How a connection ends that may not come in.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum TurnedAway {
+    AtOnce,
+    InAWhile,
+}
+
 /// What all connections of one listener share.
 pub(crate) struct Door {
     pub(crate) intake: Arc<Intake>,
@@ -63,6 +79,7 @@ pub(crate) struct Door {
     names: rewrite::Names,
     settings: ArcSwap<Settings>,
     census: Arc<Census>,
+    waiting: Arc<Semaphore>,
     began: Instant,
 }
 
@@ -98,6 +115,7 @@ impl Door {
             names: rewrite::Names::default(),
             settings: ArcSwap::new(settings),
             census: Arc::default(),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
             began: Instant::now(),
         })
     }
@@ -132,25 +150,25 @@ impl Door {
     }
 
     /// Counts a connection in, or notes why it may not come in.
-    pub(crate) fn admit(&self, peer: &Peer) -> Option<Counted> {
+    pub(crate) fn admit(&self, peer: &Peer) -> Result<Counted, TurnedAway> {
         let settings = self.settings();
         let config = &settings.config;
         if settings.is_balancer(peer) {
             // It speaks for many; each of them is looked at when its name is known.
             let source = peer.source(config.source_prefix_v4, config.source_prefix_v6);
             let counted = self.census.enter(source, config.max_connections, None);
-            return counted.map_err(|_| self.full(peer)).ok();
+            return counted.map_err(|_| self.full(peer));
         }
         self.admit_sender(peer)
     }
 
     /// The same for a sender of which a balancer told.
-    pub(crate) fn admit_sender(&self, peer: &Peer) -> Option<Counted> {
+    pub(crate) fn admit_sender(&self, peer: &Peer) -> Result<Counted, TurnedAway> {
         let settings = self.settings();
         let config = &settings.config;
         if !self.lets_in(peer) {
             self.refusals.note("denied", peer, "its address is not allowed here (`allow`, `deny`)");
-            return None;
+            return Err(TurnedAway::AtOnce);
         }
         let source = peer.source(config.source_prefix_v4, config.source_prefix_v6);
         if let Err(limit) = settings.rules.connect(self.now(), peer, source) {
@@ -159,22 +177,34 @@ impl Door {
                 peer,
                 format_args!("more connections than limit {limit:?} lets in"),
             );
-            return None;
+            return Err(TurnedAway::InAWhile);
         }
         match self.census.enter(source, config.max_connections, config.max_connections_per_source) {
-            Ok(counted) => Some(counted),
-            Err(Full::All) => {
-                self.full(peer);
-                None
-            }
+            Ok(counted) => Ok(counted),
+            Err(Full::All) => Err(self.full(peer)),
             Err(Full::Source) => {
                 let detail = "as many are open from there as `max_connections_per_source` allows";
                 self.refusals.note("max_connections_per_source", peer, detail);
-                None
+                Err(TurnedAway::AtOnce)
             }
         }
     }
-    fn full(&self, peer: &Peer) {
+
+    fn full(&self, peer: &Peer) -> TurnedAway {
         self.refusals.note("max_connections", peer, "as many are open as `max_connections` allows");
+        TurnedAway::AtOnce
+    }
+
+    /// Closes a socket that may not come in.
+    pub(crate) fn turn_away(&self, socket: TcpStream, how: TurnedAway, tasks: &TaskTracker) {
+        if how == TurnedAway::InAWhile
+            && let Ok(place) = self.waiting.clone().try_acquire_owned()
+        {
+            let stop = self.stop.clone();
+            tasks.spawn(async move {
+                let _ = timeout(WHILE, stop.cancelled()).await;
+                drop((socket, place));
+            });
+        }
     }
 }

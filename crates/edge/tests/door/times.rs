@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scene::{Scene, ack, message, until};
+use crate::scene::{Scene, Sender, ack, message, until};
 
 /// With all due acknowledgements written before the end [R60].
 #[tokio::test(flavor = "multi_thread")]
@@ -53,6 +53,13 @@ async fn keepalive_can_be_denied() {
     assert_eq!(sender.rest().await, [ack(b'1'), ack(b'2')].concat());
 }
 
+/// A sender with another address than `Scene::tcp`'s.
+async fn elsewhere(scene: &Scene) -> Sender {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    Sender(Box::new(socket.connect(scene.address().await.parse().unwrap()).await.unwrap()))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_have_bounds() {
     let scene = Scene::start("[forward]\nmax_connections = 3\nmax_connections_per_source = 2\n").await;
@@ -60,11 +67,7 @@ async fn connections_have_bounds() {
     first.acked(b'1').await;
     second.acked(b'2').await;
     assert_eq!(scene.tcp().await.rest().await, b"");
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-    let elsewhere = socket.connect(scene.address().await.parse().unwrap()).await.unwrap();
-    let mut elsewhere = crate::scene::Sender(Box::new(elsewhere));
-    elsewhere.acked(b'3').await;
+    elsewhere(&scene).await.acked(b'3').await;
     drop(first);
     until("there is room again", async || {
         let mut sender = scene.tcp().await;
@@ -121,6 +124,44 @@ action = '{action}'
     assert!((10..100).contains(&taken), "{taken}");
     // Other tags are not concerned.
     scene.tcp().await.acked(b'5').await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_owes_pays_on_all_its_connections() {
+    let scene =
+        Scene::start("[[forward.limit]]\nper = 'source'\nevents = 20\nevents_burst = 10\naction = 'slow'\n")
+            .await;
+    let (mut one, mut other) = (scene.tcp().await, scene.tcp().await);
+    one.acked(b'1').await;
+    other.acked(b'2').await;
+    let began = Instant::now();
+    one.send(&message("t", b'3').repeat(60)).await;
+    one.expect(&ack(b'3')).await;
+    elsewhere(&scene).await.acked(b'4').await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // Fifty of them have to be waited for, and they come before this one.
+    other.acked(b'5').await;
+    assert!(began.elapsed() >= Duration::from_millis(1500), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_too_often_is_left_to_wait() {
+    let scene = Scene::start(
+        "[[forward.limit]]\nper = 'source'\nconnections = 1\nconnections_burst = 1\naction = 'close'\n",
+    )
+    .await;
+    let mut first = scene.tcp().await;
+    first.acked(b'1').await;
+    // The first of these may pass yet.
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        others.push(scene.tcp().await);
+    }
+    let began = Instant::now();
+    assert_eq!(others.pop().unwrap().rest().await, b"");
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    first.acked(b'2').await;
+    elsewhere(&scene).await.acked(b'3').await;
 }
 
 /// A batch that cannot be stored in time is answered with a close: neither late, nor with anything else, nor never
