@@ -67,6 +67,8 @@ const PACKED_BYTES: f64 = 1000e6;
 /// All cases, in order; `scale` stretches their length.
 pub(super) fn all(scale: f64) -> Vec<Case> {
     use Mode::{Forward, Gzip, Message, Packed, Zstd};
+    // What others do to a sender shows in some seconds only.
+    let long = |job| case(job, Packed, 250, 1, 4, true, 4.0 * scale);
     let case =
         |job, mode, bytes, tags, connections, ack| case(job, mode, bytes, tags, connections, ack, scale);
     let mut cases = vec![
@@ -98,9 +100,9 @@ pub(super) fn all(scale: f64) -> Vec<Case> {
         case(Job::Idle, Packed, 250, 1, 4, true),
         case(Job::IdleConnections, Packed, 250, 1, 4, true),
         case(Job::Storm, Packed, 250, 1, 4, true),
-        case(Job::Tap, Packed, 250, 1, 4, true),
+        long(Job::Tap),
     ];
-    cases.extend(Foe::ALL.map(|foe| case(Job::Hostile(foe), Packed, 250, 1, 4, true)));
+    cases.extend(Foe::ALL.map(|foe| long(Job::Hostile(foe))));
     cases
 }
 
