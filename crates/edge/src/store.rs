@@ -29,7 +29,7 @@ const CUT_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotStored {
     /// The log refused.
-    #[error("the log of group {group} does not take it")]
+    #[error("the log of group {group} does not take it: {source}")]
     Log {
         group: GroupId,
         #[source]

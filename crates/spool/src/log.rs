@@ -302,7 +302,11 @@ impl<D: Disk> Log<D> {
     fn ensure_tail(&mut self, now_ns: u64) -> Result<(), AppendError> {
         if self.tail.is_none() {
             let begun = begin_segment(&self.catalog, self.next, now_ns);
-            self.tail = Some(begun.map_err(|failure| self.refusal(failure))?);
+            self.tail = Some(begun.map_err(|failure| match failure {
+                // A disk that takes no new file any more: whoever opens the log again will see what it still has.
+                WriteFailure::Undone(error) if is_gone(&error) => self.refusal(WriteFailure::Unknown(error)),
+                failure => self.refusal(failure),
+            })?);
         }
         Ok(())
     }
@@ -355,6 +359,12 @@ impl<D: Disk> Log<D> {
             }
         }
     }
+}
+
+/// Whether the disk itself has failed, or the kernel has given it up.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ReadOnlyFilesystem
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// Whether more room would help.

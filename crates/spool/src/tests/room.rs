@@ -105,6 +105,28 @@ fn a_failed_write_is_undone() {
 }
 
 #[test]
+fn a_disk_that_takes_no_new_segment_poisons_until_reopened() {
+    let disk = FaultyDisk::new();
+    let (mut log, _) = open(&disk, small());
+    let mut n = 0;
+    let refused = loop {
+        disk.heal();
+        // Of an append that begins a segment the first write is the seal of the last one.
+        disk.fail_write_in(1);
+        match log.append(&[numbered(n, 100)], 0) {
+            Ok(_) => n += 1,
+            Err(error) => break error,
+        }
+        log.sync().unwrap();
+    };
+    assert!(matches!(refused, AppendError::Poisoned), "{refused}");
+    disk.heal();
+    assert!(matches!(log.append(&[numbered(n, 100)], 0), Err(AppendError::Poisoned)));
+    drop(log);
+    assert_eq!(open(&disk, small()).1.next, Seq(n));
+}
+
+#[test]
 fn a_refused_record_does_not_come_back() {
     let disk = FaultyDisk::new();
     let (mut log, _) = open(&disk, small());
