@@ -7,7 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use weir_tests::{Client, Load, Mode, Scratch, Site, loadgen_binary, metric, port, run, until, weir_binary};
+use weir_tests::{
+    Client, Load, Mode, Scratch, Site, loadgen_binary, metric, port, run, stored_events, until, weir_binary,
+};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -88,28 +90,10 @@ fn load(port: u16, stream: &str, mode: Mode, ack: bool, count: u64) -> Load {
     Load { port, tag_prefix, tags: 5, count, stream, mode, ack, event_time: true }
 }
 
-/// All events in the files.
-fn events(files: &Path) -> Result<Vec<serde_json::Value>> {
-    let (mut events, mut open) = (Vec::new(), vec![files.to_owned()]);
-    while let Some(dir) = open.pop() {
-        for entry in std::fs::read_dir(&dir)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|kind| kind == "jsonl") {
-                for line in std::fs::read_to_string(&path)?.lines() {
-                    events.push(serde_json::from_str(line)?);
-                }
-            }
-        }
-    }
-    Ok(events)
-}
-
 /// The numbers of a stream's records in the files, and how many records there are.
 fn stored(files: &Path, stream: &str) -> Result<(BTreeSet<u64>, usize)> {
     let (mut numbers, mut count) = (BTreeSet::new(), 0);
-    for event in events(files)?.iter().filter(|event| event["record"]["stream"] == stream) {
+    for event in stored_events(files)?.iter().filter(|event| event["record"]["stream"] == stream) {
         numbers.insert(event["record"]["seq"].as_u64().context("a number")?);
         count += 1;
     }
@@ -188,7 +172,7 @@ fn tls_with_a_shared_key_and_a_user_to_far_and_by_way_of_near() {
         let filtered = metric(pass_sink.metrics, "weir_store_filtered_events_total", &[("group", "pass")])?;
         ensure!(filtered == 10_000.0, "{filtered} of 10000 events were dropped");
         until("the passed events in files", LONG, || {
-            let events = events(&files)?;
+            let events = stored_events(&files)?;
             let of = |event: &&serde_json::Value| {
                 event["record"]["stream"].as_str().is_some_and(|stream| stream.starts_with("passed"))
             };

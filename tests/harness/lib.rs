@@ -38,7 +38,7 @@ pub use hdfs::HdfsCluster;
 pub use kafka::KafkaCluster;
 pub use load::{AckMillis, Sending, Sent, Verdict, minute_directories};
 pub use network::{Fault, Host, Network};
-pub use observe::{Metrics, connections, metric, page, peak_rss, rss, scrape};
+pub use observe::{Metrics, connections, metric, page, peak_rss, rss, scrape, stored_events};
 pub use paths::{loadgen_binary, repository, target, weir_binary};
 pub use port::{port, ports};
 pub use process::{Process, Ready};

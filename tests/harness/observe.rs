@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -40,6 +41,27 @@ impl Metrics {
             lines.map(|line| parse_sample(line).with_context(|| format!("not a sample: {line}"))).collect();
         Ok(Metrics(samples?))
     }
+}
+
+/// All events in the files (`*.jsonl`) below a directory, as a file store writes them.
+///
+/// # Errors
+/// If a file cannot be read, is empty, or has a line that is not JSON: a store shows none of these.
+pub fn stored_events(dir: &Path) -> Result<Vec<serde_json::Value>> {
+    let mut events = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            events.extend(stored_events(&path)?);
+        } else if path.extension().is_some_and(|kind| kind == "jsonl") {
+            let text = fs::read_to_string(&path)?;
+            ensure!(!text.is_empty(), "{} is empty", path.display());
+            for line in text.lines() {
+                events.push(serde_json::from_str(line)?);
+            }
+        }
+    }
+    Ok(events)
 }
 
 /// All metrics of the node at this address.

@@ -106,8 +106,7 @@ impl Connection {
     async fn shake_hands(&mut self, security: &Security) -> io::Result<()> {
         let salt = format!("{:032x}", rand::random::<u128>());
         let (ping, expected) = self.read(|bytes| hello::ping(bytes, security, salt.clone())).await?;
-        self.wire.write_all(&ping).await?;
-        self.wire.flush().await?;
+        self.write(&ping).await?;
         self.read(|bytes| hello::pong(bytes, security, &expected)).await
     }
 

@@ -155,7 +155,7 @@ pub enum Outcome {
 /// Why a store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Unreachable, slow, full, refusing for now: the same call may succeed later.
+    /// Unreachable, slow, full, refusing: the same call may succeed later.
     #[error("{what} failed")]
     Transient {
         /// What was being done, with the path or topic.

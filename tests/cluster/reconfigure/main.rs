@@ -14,7 +14,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use weir_tests::{Client, Load, Mode, Process, Scratch, Signal, loadgen_binary, metric, until};
+use weir_tests::{
+    Client, Load, Mode, Process, Scratch, Signal, loadgen_binary, metric, stored_events, until,
+};
 
 use cluster::{Cluster, LONG, run};
 
@@ -153,24 +155,8 @@ fn revisions_are_taken_up_while_traffic_flows() {
 
 /// Events in the files below `dir` whose stream begins with `name`.
 fn stored(dir: &Path, name: &str) -> Result<Vec<serde_json::Value>> {
-    let (mut events, mut open) = (Vec::new(), vec![dir.to_owned()]);
-    while let Some(dir) = open.pop() {
-        for entry in std::fs::read_dir(&dir)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|kind| kind == "jsonl") {
-                let text = std::fs::read_to_string(&path)?;
-                ensure!(!text.is_empty(), "{} is empty", path.display());
-                for line in text.lines() {
-                    let event: serde_json::Value = serde_json::from_str(line)?;
-                    if event["record"]["stream"].as_str().is_some_and(|stream| stream.starts_with(name)) {
-                        events.push(event);
-                    }
-                }
-            }
-        }
-    }
+    let mut events = stored_events(dir)?;
+    events.retain(|event| event["record"]["stream"].as_str().is_some_and(|stream| stream.starts_with(name)));
     Ok(events)
 }
 
