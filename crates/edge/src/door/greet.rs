@@ -31,8 +31,10 @@ pub(crate) async fn tcp(door: Arc<Door>, mut socket: TcpStream, peer: Peer, coun
                 let sender = Peer::Net(sender);
                 // It counts where it comes from, no longer where its balancer is.
                 drop(counted);
-                let Ok(admitted) = door.admit_sender(&sender) else { return };
-                (peer, counted) = (sender, admitted);
+                match door.admit_sender(&sender) {
+                    Ok(admitted) => (peer, counted) = (sender, admitted),
+                    Err(how) => return door.turn_away(socket, how).await,
+                }
             }
             Ok(None) => {}
             Err(error) => {

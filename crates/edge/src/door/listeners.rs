@@ -346,7 +346,7 @@ async fn accept_tcp(door: Arc<Door>, listener: TcpListener, tasks: TaskTracker) 
                 let peer = Peer::Net(address);
                 match door.admit(&peer) {
                     Ok(counted) => drop(tasks.spawn(greet::tcp(door.clone(), socket, peer, counted))),
-                    Err(how) => door.turn_away(socket, how, &tasks),
+                    Err(how) => drop(tasks.spawn(door.clone().turn_away(socket, how))),
                 }
             }
             Err(error) => not_accepted(&door, &error).await,

@@ -32,7 +32,6 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use weir_telemetry::{Counter, Gauge, names};
 
 use crate::intake::Intake;
@@ -79,7 +78,7 @@ pub(crate) struct Door {
     names: rewrite::Names,
     settings: ArcSwap<Settings>,
     census: Arc<Census>,
-    waiting: Arc<Semaphore>,
+    waiting: Semaphore,
     began: Instant,
 }
 
@@ -115,7 +114,7 @@ impl Door {
             names: rewrite::Names::default(),
             settings: ArcSwap::new(settings),
             census: Arc::default(),
-            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            waiting: Semaphore::new(WAITING_MAX),
             began: Instant::now(),
         })
     }
@@ -196,15 +195,12 @@ impl Door {
     }
 
     /// Closes a socket that may not come in.
-    pub(crate) fn turn_away(&self, socket: TcpStream, how: TurnedAway, tasks: &TaskTracker) {
+    pub(crate) async fn turn_away(self: Arc<Self>, socket: TcpStream, how: TurnedAway) {
         if how == TurnedAway::InAWhile
-            && let Ok(place) = self.waiting.clone().try_acquire_owned()
+            && let Ok(_place) = self.waiting.try_acquire()
         {
-            let stop = self.stop.clone();
-            tasks.spawn(async move {
-                let _ = timeout(WHILE, stop.cancelled()).await;
-                drop((socket, place));
-            });
+            let _ = timeout(WHILE, self.stop.cancelled()).await;
         }
+        drop(socket);
     }
 }
