@@ -418,8 +418,7 @@ impl Connection {
             self.clock.starved = false;
             return true;
         }
-        // No further than to the end of the message, and not at once to what a header claims.
-        let wanted = if self.busy { missing.min(held).max(bite) } else { SIP_BYTES };
+        let wanted = if self.busy { bytes_ahead(missing, held, bite) } else { SIP_BYTES };
         let allowed = match self.holding.allowance(wanted, held > 0) {
             Allowance::Yes(bytes) => bytes,
             Allowance::Finish(bytes) => {
@@ -634,6 +633,11 @@ impl Connection {
     }
 }
 
+/// For how much more room is made: no further than to the end of the message, and not at once to what a header claims (R12).
+fn bytes_ahead(missing: usize, held: usize, bite: usize) -> usize {
+    missing.min(held).max(bite)
+}
+
 /// Room for so many bytes and no more: a buffer that grows by itself doubles.
 fn grow(buffer: &mut BytesMut, bytes: usize) {
     // Where it is the only one that has its memory, and the room is before it, nothing new is needed.
@@ -668,7 +672,7 @@ impl Acks {
         true
     }
 
-    fn poll_write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) {
+    fn poll_write(&mut self, stream: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) {
         while !self.queue.is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, &self.queue) {
                 Poll::Ready(Ok(written @ 1..)) => {
@@ -689,7 +693,7 @@ impl Acks {
         }
     }
 
-    async fn write_all(&mut self, stream: &mut Stream) -> io::Result<()> {
+    async fn write_all(&mut self, stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
         stream.write_all(&std::mem::take(&mut self.queue)).await?;
         stream.flush().await
     }
@@ -704,5 +708,67 @@ pub(crate) async fn discard(stream: &mut (impl AsyncRead + Unpin)) {
         if got == 0 || total >= LINGER_BYTES {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Takes every write, and tells one from the other, as a socket does not; it reads what it is given.
+    #[derive(Default)]
+    pub(crate) struct Recorder {
+        pub(crate) writes: Vec<Vec<u8>>,
+        pub(crate) input: std::io::Cursor<Vec<u8>>,
+    }
+
+    impl AsyncWrite for Recorder {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.writes.push(bytes.to_vec());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncRead for Recorder {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.input).poll_read(cx, buf)
+        }
+    }
+
+    /// Senders take one read for one acknowledgement, and half of one for another's [R40].
+    #[tokio::test]
+    async fn acknowledgements_are_written_whole() {
+        let (one, other) = (Bytes::from_static(b"\x81\xa3ack\xa1a"), Bytes::from_static(b"\x81\xa3ack\xa1b"));
+        let (mut acks, mut stream) = (Acks::default(), Recorder::default());
+        assert!(acks.push(&one) && acks.push(&other));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        acks.poll_write(&mut stream, &mut cx);
+        assert!(acks.push(&one));
+        acks.write_all(&mut stream).await.unwrap();
+        assert_eq!(stream.writes, [[&one[..], &other].concat(), one.to_vec()]);
+    }
+
+    #[test]
+    fn what_a_header_claims_is_not_made_room_for() {
+        assert_eq!(bytes_ahead(400 << 20, 20, READ_BYTES), READ_BYTES);
+        assert_eq!(bytes_ahead(400 << 20, 1 << 20, READ_BYTES), 1 << 20, "as much again as has come");
+        assert_eq!(bytes_ahead(1 << 20, 300 << 20, READ_BYTES), 1 << 20, "to the end and no further");
+        assert_eq!(bytes_ahead(0, 1 << 20, READ_BYTES), READ_BYTES);
     }
 }

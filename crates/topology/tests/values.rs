@@ -24,6 +24,18 @@ fn part(mebibytes: u64, ms: u64) -> PartLimits {
 #[test]
 fn what_a_file_does_not_say() {
     let file = with_store("store = { kind = 'file', path = 'out' }");
+    let door = &file.forward.listeners[0].settings;
+    assert_eq!(file.forward.memory, ByteSize(1 << 30));
+    // What Fluentd sends in one message, and what it inflates; nobody who says nothing is sent away.
+    assert_eq!(
+        (door.chunk_size_limit, door.decompression_size_limit),
+        (ByteSize(512 << 20), ByteSize(256 << 20))
+    );
+    assert_eq!((door.idle_timeout, door.message_timeout, door.max_connection_age), (None, None, None));
+    assert_eq!(
+        (door.handshake_timeout, door.ack_deadline),
+        (Duration::from_secs(10), Duration::from_secs(60))
+    );
     let group = &file.groups[0];
     assert_eq!((group.quota, &group.overflow), (ByteSize(10 << 30), &Overflow::Block));
     assert_eq!((group.affinity, group.ack, group.sinks[0].weight), (Affinity::None, Ack::Edge, 1));

@@ -4,13 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 use weir_forward::Session;
-use weir_forward::handshake::Server;
+use weir_forward::handshake::{Server, Verdict};
 
 use super::proxy::{Parsed, parse};
 use super::{Counted, Door, Peer, Settings, Stream};
@@ -82,31 +82,14 @@ async fn shake_hands(door: &Door, settings: &Settings, stream: &mut Stream, peer
     let security = settings.security.clone()?;
     let ip = peer.ip().unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
     let mut server = Server::new(security, ip, rand::random(), rand::random());
-    let verdict = within(settings, async {
-        stream.write_all(&server.hello()).await?;
-        stream.flush().await?;
-        loop {
-            if let Some(verdict) = server.verdict() {
-                return Ok(verdict);
-            }
-            server.buffer().reserve(PING_READ);
-            if stream.read_buf(server.buffer()).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    });
-    let verdict = match verdict.await {
+    let verdict = match within(settings, ask(&mut server, stream)).await {
         Ok(verdict) => verdict,
         Err(error) => {
             note(door, "handshake", peer, &error);
             return None;
         }
     };
-    let told = within(settings, async {
-        stream.write_all(&verdict.pong).await?;
-        stream.flush().await
-    });
-    let told = told.await;
+    let told = within(settings, say(stream, &verdict.pong)).await;
     match verdict.outcome {
         Ok(identity) => {
             debug!(%peer, hostname = identity.hostname, user = identity.user, "a sender proved its key");
@@ -120,6 +103,26 @@ async fn shake_hands(door: &Door, settings: &Settings, stream: &mut Stream, peer
             None
         }
     }
+}
+
+/// HELO, and what its PING deserves.
+async fn ask(server: &mut Server, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<Verdict> {
+    say(stream, &server.hello()).await?;
+    loop {
+        if let Some(verdict) = server.verdict() {
+            return Ok(verdict);
+        }
+        server.buffer().reserve(PING_READ);
+        if stream.read_buf(server.buffer()).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// With one write, for senders take one read for all of it (R55).
+async fn say(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 /// Reads exactly the header, so that what follows it is still in the socket.
@@ -162,10 +165,31 @@ fn note(door: &Door, reason: &'static str, peer: &Peer, error: &io::Error) {
 
 #[cfg(test)]
 mod tests {
+    use weir_forward::handshake::Security;
+
     use super::*;
+    use crate::connection::tests::Recorder;
 
     fn bytes<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
+    }
+
+    /// [R55]
+    #[tokio::test]
+    async fn hello_and_pong_are_written_whole() {
+        let security = Security {
+            server_hostname: "weir".to_owned(),
+            shared_key: "key".to_owned(),
+            keepalive: true,
+            allow_anonymous_source: true,
+            clients: Vec::new(),
+            users: None,
+        };
+        let mut server = Server::new(Arc::new(security), [127, 0, 0, 1].into(), [1; 16], [2; 16]);
+        let mut stream = Recorder { input: io::Cursor::new(b"\xc0".to_vec()), ..Recorder::default() };
+        let verdict = ask(&mut server, &mut stream).await.unwrap();
+        say(&mut stream, &verdict.pong).await.unwrap();
+        assert_eq!(stream.writes, [server.hello(), verdict.pong]);
     }
 
     /// Tens of thousands of them wait at the same time.

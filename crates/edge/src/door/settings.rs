@@ -158,4 +158,20 @@ mod tests {
         std::fs::write(&issued.cert, [&good[..], b"\n"].concat()).unwrap();
         assert!(matches!(settings.with_new_certificates(), Some(Ok(_))));
     }
+
+    /// Its name is the node's where it has none of its own, and senders refuse one of that name [R56].
+    #[test]
+    fn a_node_that_senders_would_refuse_is_refused() {
+        let text = "version = 1\ncluster.name = 'c'\nedge = [{ name = 'e', rack = 'r' }]\n\
+             route = [{ match = '**', groups = ['g'] }]\nforward.security.shared_key = 'k'\n\
+             [[group]]\nid = 'g'\nsink = [{ name = 's', rack = 'r', address = 'h:1' }]\n\
+             store = { kind = 'file', path = 'out' }\n";
+        let (topology, _) = parse_topology(text, "topology.toml").unwrap();
+        let settings = |name: &str| {
+            let node = NodeId::new(name).unwrap();
+            Settings::new("main", &topology.forward.listeners[0].settings, &node, None).map(drop)
+        };
+        assert!(settings("edge-1").is_ok());
+        assert!(matches!(settings("localhost"), Err(SettingsError::Security(_))));
+    }
 }

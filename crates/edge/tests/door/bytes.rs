@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 
 use weir_model::{BatchHeader, Seq};
 use weir_spool::inspect::{self, Item};
+use weir_telemetry::{Totals, names};
 
-use crate::scene::{Scene, ack, message};
+use crate::scene::{Scene, ack, message, until};
 
 /// Tags and payloads in the log of a scene, once its edge has stopped.
 async fn stored(scene: Scene) -> Vec<(String, Vec<u8>)> {
@@ -127,6 +128,32 @@ async fn a_chunk_refused_three_times_is_kept_aside() {
     assert_eq!(sender.rest().await, b"");
 }
 
+/// A chunk is known by its id, its tag and its events, and only where it has an id [R48, R49, R50].
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_chunk_is_acknowledged_and_stored_once() {
+    let scene = Scene::start("").await;
+    let packed = |tag: u8, event: u8, options: &[u8]| {
+        [b"\x93\xa1", &[tag][..], b"\xc4\x06\x92\x01\x81\xa1a", &[event], options].concat()
+    };
+    let chunk = b"\x81\xa5chunk\xa11";
+    let (first, again, tag, events) =
+        (packed(b't', 1, chunk), packed(b't', 1, chunk), packed(b'u', 1, chunk), packed(b't', 2, chunk));
+    for message in [first, again, message("t", b'1'), message("t", b'1'), message("u", b'1'), tag, events] {
+        let mut sender = scene.tcp().await;
+        sender.send(&message).await;
+        sender.expect(&ack(b'1')).await;
+    }
+    let mut sender = scene.tcp().await;
+    sender.send(&packed(b't', 3, b"\xc0").repeat(2)).await;
+    sender.acked(b'2').await;
+    let stored = stored(scene).await;
+    let seen: Vec<String> = stored.iter().map(|(tag, payload)| format!("{tag} {}", json(payload))).collect();
+    let [one, two, three] = [1, 2, 3].map(|event| format!("{{\"a\":{event}}}\n"));
+    let expected = [("t", &one), ("u", &one), ("t", &two), ("t", &three), ("t", &three), ("t", &one)]
+        .map(|(tag, json)| format!("{tag} {json}"));
+    assert_eq!(seen, expected);
+}
+
 /// Whoever never reads acknowledgements may send on [R45], and nothing is ever sent that was not asked for [R3].
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_that_does_not_read_is_read() {
@@ -141,6 +168,11 @@ async fn a_sender_that_does_not_read_is_read() {
         });
         sender.send(&chunks.collect::<Vec<_>>().concat()).await;
     }
+    // While nothing has been read, all the rest is.
+    until("acknowledgements that nobody reads are left out", async || {
+        Totals::now().sum(&names::FORWARD_ACKS_UNREAD_TOTAL) > 0.0
+    })
+    .await;
     tokio::io::AsyncWriteExt::shutdown(&mut sender.0).await.unwrap();
     let seen = sender.rest().await.len() / (500 + 8);
     assert!(seen < count, "nobody holds {count} acknowledgements for it");

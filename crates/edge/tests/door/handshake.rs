@@ -71,8 +71,8 @@ async fn who_knows_the_key_comes_in() {
     {
         let mut sender = scene.tcp().await;
         ping(&mut sender, key, password).await;
-        // A message behind the PING is never looked at.
-        sender.send(&message("t", b'x')).await;
+        // Messages behind the PING are never looked at, and more than is read at once is no reason for a reset [R57, R60].
+        sender.send(&message("t", b'x').repeat(2000)).await;
         let expected =
             [&b"\x95\xa4PONG\xc2"[..], &[0xa0 | reason.len() as u8], reason.as_bytes(), b"\xa0\xa0"].concat();
         assert_eq!(sender.rest().await, expected, "{reason}");
@@ -89,8 +89,14 @@ async fn who_says_nothing_is_not_waited_for() {
     let rest = event.rest().await;
     assert!(rest.windows(4).any(|window| window == b"PONG"), "{rest:?}");
     let began = std::time::Instant::now();
-    assert_eq!(silent.rest().await.len(), 65, "a HELO and no more");
+    let hello = silent.rest().await;
+    assert_eq!(hello.len(), 65, "a HELO and no more");
     assert!(began.elapsed() < Duration::from_secs(15));
+    // What one proves is of no use to another [R53].
+    let other = scene.tcp().await.some(65).await;
+    for (from, to) in [(15, 31), (38, 54)] {
+        assert_ne!(hello[from..to], other[from..to], "nonce or salt");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -148,6 +148,14 @@ impl Sender {
         assert_eq!(seen, expected);
     }
 
+    /// So many bytes, or what comes until the edge closes.
+    pub(crate) async fn some(&mut self, bytes: usize) -> Vec<u8> {
+        let mut some = Vec::new();
+        let _ =
+            timeout(LONG, (&mut self.0).take(bytes as u64).read_to_end(&mut some)).await.expect("an answer");
+        some
+    }
+
     /// What comes until the edge closes.
     pub(crate) async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
@@ -169,7 +177,7 @@ pub(crate) fn ack(chunk: u8) -> Vec<u8> {
     [b"\x81\xa3ack\xa1", &[chunk][..]].concat()
 }
 
-fn topology(dir: &str, group: &str, forward: &str) -> Topology {
+pub(crate) fn topology(dir: &str, group: &str, forward: &str) -> Topology {
     let text = r#"
         version = 1
         cluster.name = "test"

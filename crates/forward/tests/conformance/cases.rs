@@ -28,6 +28,11 @@ pub(crate) fn modes() -> Vec<Case> {
             b"\x96\xa1t\x01\x81\xa1a\x01\xc0\x01\xa1x",
             ONE,
         ),
+        case(
+            "as many elements as there may be [R8]",
+            cat![b"\xdc\x00\x10\xa1t\x01\x81\xa1a\x01", [0xc0; 13]],
+            ONE,
+        ),
         case("Forward", cat![b"\x92\xa1t\x92", ENTRY, ENTRY], &[r#""t" Plain [1, {"a": 1}] [1, {"a": 1}]"#]),
         case("Forward with a chunk", cat![b"\x93\xa1t\x91", ENTRY, CHUNK], ONE_ACKED),
         case("Forward without entries [R19]", b"\x92\xa1t\x90", &[]),

@@ -21,9 +21,6 @@ const TEXTS: &[&str] = &[
 const ELSEWHERE: &[(&str, &str)] = &[
     ("R43", "a figure, not a case: `weir-loadgen bench` measures it"),
     ("R47", "a design rule: the identity travels to the sinks, see crates/transit"),
-    ("R48", "the identity's parts are checked in packing.rs; that it is used, in the tests of deduplication"),
-    ("R49", "in the tests of deduplication"),
-    ("R50", "in the tests of deduplication"),
 ];
 
 fn numbers(kind: char, last: u32) -> BTreeSet<String> {

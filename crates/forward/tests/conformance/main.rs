@@ -10,6 +10,7 @@ mod json;
 mod outcome;
 mod packing;
 mod property;
+mod window;
 
 use outcome::{Outcome, feed};
 

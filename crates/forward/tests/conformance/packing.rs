@@ -111,6 +111,13 @@ fn the_limits_are_exact() {
     let deep = |depth| cat![b"\x93\xa1t\x01\x81\xa1a", nested(depth)];
     assert_eq!(last(&deep(126)), Ok(true), "with the outer array and the record 128 levels");
     assert_eq!(last(&deep(127)), Err(Fault::TooDeep));
+    let entry = |head: &[u8], depth, end: &[u8]| {
+        last(&cat![b"\x92\xa1t", blob(&cat![b"\x92", head, nested(depth), end])])
+    };
+    assert_eq!(entry(b"\x01\x81\xa1a", 126, b""), Ok(true), "packed, counted from the entry");
+    assert_eq!(entry(b"\x01\x81\xa1a", 127, b""), Err(Fault::TooDeep));
+    assert_eq!(entry(b"\x92\x01", 126, b"\x80"), Ok(true), "beside its time");
+    assert_eq!(entry(b"\x92\x01", 127, b"\x80"), Err(Fault::TooDeep));
 
     let large = |bytes: u16| cat![b"\x93\xa1t\x01\x81\xa1a\xc5", bytes.to_be_bytes(), vec![0; bytes.into()]];
     assert_eq!(large(4086).len(), LIMITS.message_bytes_max);

@@ -7,7 +7,7 @@ use weir_forward::scan::{ScanError, skip};
 use crate::bytes::{blob, cat, gzip};
 use crate::outcome::feed;
 
-fn value() -> impl Strategy<Value = Value> {
+pub(crate) fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Nil),
         any::<bool>().prop_map(Value::from),
@@ -29,14 +29,14 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-fn encode(value: &Value) -> Vec<u8> {
+pub(crate) fn encode(value: &Value) -> Vec<u8> {
     let mut bytes = Vec::new();
     rmpv::encode::write_value(&mut bytes, value).unwrap();
     bytes
 }
 
 /// Changes, drops or doubles a byte here and there.
-fn mutate(mut bytes: Vec<u8>, changes: &[(prop::sample::Index, u8, u8)]) -> Vec<u8> {
+pub(crate) fn mutate(mut bytes: Vec<u8>, changes: &[(prop::sample::Index, u8, u8)]) -> Vec<u8> {
     for (index, kind, byte) in changes {
         if bytes.is_empty() {
             break;
@@ -52,7 +52,7 @@ fn mutate(mut bytes: Vec<u8>, changes: &[(prop::sample::Index, u8, u8)]) -> Vec<
     bytes
 }
 
-fn changes(most: usize) -> impl Strategy<Value = Vec<(prop::sample::Index, u8, u8)>> {
+pub(crate) fn changes(most: usize) -> impl Strategy<Value = Vec<(prop::sample::Index, u8, u8)>> {
     prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<u8>()), 0..=most)
 }
 
