@@ -1,6 +1,7 @@
 //! The log for async callers: one committer thread, whose syncs are shared by all who wait.
 //!
-//! While a sync runs, appends gather in a queue that is bounded in bytes; the next sync takes them all.
+//! While a sync runs, appends gather in a queue that is bounded in bytes; the next sync takes them all. What takes the
+//! kernel long and nobody waits for is done by a second thread: removing files, giving pages back.
 //! Left out on purpose: policies for a full log, and retries after a failed sync.
 
 use std::ops::Range;
@@ -9,15 +10,17 @@ use std::sync::{Arc, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use weir_model::{Incarnation, Seq, SeqRanges};
 
 use crate::catalog::{Catalog, Depth};
-use crate::disk::{DirLock, Disk, LockFailure, OsDisk};
+use crate::disk::{DirLock, Disk, DiskFile, LockFailure, OsDisk};
 use crate::frame::Record;
 use crate::log::{AppendError, Log, Options};
 use crate::open::{OpenError, Recovery};
 use crate::reader::{Fetched, ReadError, Reader, Stored, fetch};
+use crate::sweep::Sweeper;
 
 /// A handle on one log. Clones share it; when the last is dropped, the log is flushed and sealed.
 #[derive(Debug)]
@@ -41,6 +44,13 @@ impl<D: Disk> Clone for GroupLog<D> {
             catalog: Arc::clone(&self.catalog),
         }
     }
+}
+
+/// What the second thread does.
+enum Sweep<F> {
+    /// Gives the pages of a sealed segment back.
+    Pages(F, u64),
+    Trim(SeqRanges, Option<oneshot::Sender<()>>),
 }
 
 enum Command {
@@ -88,9 +98,23 @@ impl<D: Disk> GroupLog<D> {
         let (durable_tx, durable) = watch::channel(recovery.next);
         let (poisoned_tx, poisoned) = watch::channel(false);
         let catalog = Arc::clone(log.catalog());
+        let sweeper = Arc::clone(log.sweeper());
+        let (sweeps, jobs) = mpsc::channel();
+        let sweeping = std::thread::Builder::new()
+            .name("weir-log-sweep".into())
+            .spawn(move || sweep(&sweeper, &jobs))
+            .map_err(crate::open::at(dir))?;
         std::thread::Builder::new()
             .name("weir-log".into())
-            .spawn(move || commit(log, &queue, &durable_tx, &poisoned_tx, lock))
+            .spawn(move || {
+                let closing = commit(log, &queue, &durable_tx, &poisoned_tx, sweeps);
+                // Nobody else may have the directory before the last file is gone.
+                let _ = sweeping.join();
+                drop(lock);
+                for answer in closing {
+                    let _ = answer.send(());
+                }
+            })
             .map_err(crate::open::at(dir))?;
         let room = Arc::new(Semaphore::new(queue_bytes as usize));
         Ok((Self { commands, room, queue_bytes, durable, poisoned, catalog }, recovery))
@@ -191,14 +215,14 @@ impl<D: Disk> GroupLog<D> {
     }
 }
 
-/// The committer thread.
+/// The committer thread. Returns who waits for its end.
 fn commit<D: Disk>(
     mut log: Log<D>,
     queue: &mpsc::Receiver<Command>,
     durable: &watch::Sender<Seq>,
     poisoned: &watch::Sender<bool>,
-    lock: impl Send,
-) {
+    sweeps: mpsc::Sender<Sweep<D::File>>,
+) -> Vec<oneshot::Sender<()>> {
     let mut closing = Vec::new();
     while let Some(first) = closing.is_empty().then(|| queue.recv().ok()).flatten() {
         let mut appends = Vec::new();
@@ -213,16 +237,16 @@ fn commit<D: Disk>(
         for command in others {
             match command {
                 Command::Trim(committed, told) => {
-                    // What the disk would not remove is asked for again by the next trim.
-                    let _ = log.trim(&committed, now_ns());
-                    if let Some(told) = told {
-                        let _ = told.send(());
-                    }
+                    log.finish(&committed, now_ns());
+                    let _ = sweeps.send(Sweep::Trim(committed, told));
                 }
                 Command::SetQuota(quota_bytes) => log.set_quota(quota_bytes),
                 Command::Close { answer } => closing.push(answer),
                 Command::Append { .. } => {}
             }
+        }
+        if let Some((file, bytes)) = log.take_sealed() {
+            let _ = sweeps.send(Sweep::Pages(file, bytes));
         }
         if log.is_poisoned() {
             poisoned.send_replace(true);
@@ -230,9 +254,22 @@ fn commit<D: Disk>(
     }
     // A failed sync was answered to those whom it concerns; there is nobody left to tell.
     let _ = log.close(now_ns());
-    drop(lock);
-    for answer in closing {
-        let _ = answer.send(());
+    closing
+}
+
+/// The second thread; it ends with the committer.
+fn sweep<D: Disk>(sweeper: &Mutex<Sweeper<D>>, jobs: &mpsc::Receiver<Sweep<D::File>>) {
+    for job in jobs {
+        match job {
+            Sweep::Pages(file, bytes) => file.forget(0, bytes),
+            Sweep::Trim(committed, told) => {
+                // What the disk would not remove is asked for again by the next trim.
+                let _ = sweeper.lock().trim(&committed);
+                if let Some(told) = told {
+                    let _ = told.send(());
+                }
+            }
+        }
     }
 }
 

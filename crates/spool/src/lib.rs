@@ -25,6 +25,7 @@ mod open;
 mod reader;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod sweep;
 mod tail;
 #[cfg(test)]
 mod tests;

@@ -8,18 +8,16 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use weir_model::{Incarnation, Seq, SeqRanges};
 
 use crate::catalog::{Catalog, Depth};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::frame::{RECORD_BYTES_MAX, Record};
 use crate::open::{OpenError, Recovery, begin_segment, open};
 use crate::reader::{Fetched, ReadError, Reader, fetch};
+use crate::sweep::Sweeper;
 use crate::tail::{Tail, WriteFailure};
-
-/// The file whose room is given up when a full disk will not even let a segment be removed (copy-on-write file
-/// systems need room for that).
-const RESERVE: &str = "log.reserve";
 
 /// The bounds of one log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +110,9 @@ pub struct Log<D: Disk> {
     next: u64,
     durable: u64,
     poisoned: bool,
-    reserve: Option<D::File>,
+    /// The segment sealed last, with its bytes.
+    sealed: Option<(D::File, u64)>,
+    sweeper: Arc<Mutex<Sweeper<D>>>,
 }
 
 impl<D: Disk> Log<D> {
@@ -131,8 +131,9 @@ impl<D: Disk> Log<D> {
         let opened = open(disk, dir, options.next_at_least, new_incarnation, now_ns)?;
         let next = opened.recovery.next.0;
         let (catalog, tail) = (opened.catalog, Some(opened.tail));
-        let mut log = Self { catalog, options, tail, next, durable: next, poisoned: false, reserve: None };
-        log.hold_reserve();
+        let sweeper = Arc::new(Mutex::new(Sweeper::new(Arc::clone(&catalog), options.reserve_bytes)));
+        let log =
+            Self { catalog, options, tail, next, durable: next, poisoned: false, sealed: None, sweeper };
         Ok((log, opened.recovery))
     }
 
@@ -217,19 +218,18 @@ impl<D: Disk> Log<D> {
     /// # Errors
     /// What the disk said to the first segment that it would not remove; a later call tries again.
     pub fn trim(&mut self, committed: &SeqRanges, now_ns: u64) -> io::Result<()> {
+        self.finish(committed, now_ns);
+        self.sweeper.lock().trim(committed)
+    }
+
+    /// Begins a new segment if the last has grown and is done altogether, so that it can be given back.
+    pub(crate) fn finish(&mut self, committed: &SeqRanges, now_ns: u64) {
         let worth_it = self.options.segment_bytes() / 4;
         let done = |tail: &&Tail<D::File>| tail.end >= worth_it && committed.covers(tail.first..tail.next);
         if self.durable == self.next && self.tail.as_ref().filter(done).is_some() {
             // On a full disk there may be no room for a new segment; then the old one is kept, and the next call tries again.
             let _ = self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns));
         }
-        for view in self.catalog.all_but_last() {
-            if committed.covers(view.first..view.segment.end) {
-                self.remove(view.first)?;
-            }
-        }
-        self.hold_reserve();
-        Ok(())
     }
 
     /// Syncs and seals the last segment and begins an empty one, so that the next opening goes through nothing.
@@ -274,6 +274,17 @@ impl<D: Disk> Log<D> {
         self.poisoned
     }
 
+    /// The segment sealed last, with its bytes, once. A reader that keeps up has it from memory, and one that is behind
+    /// may be far behind: where its pages are given back, a later segment is written into them, which costs less than
+    /// pages that nobody has touched yet.
+    pub(crate) fn take_sealed(&mut self) -> Option<(D::File, u64)> {
+        self.sealed.take()
+    }
+
+    pub(crate) fn sweeper(&self) -> &Arc<Mutex<Sweeper<D>>> {
+        &self.sweeper
+    }
+
     pub(crate) fn catalog(&self) -> &Arc<Catalog<D>> {
         &self.catalog
     }
@@ -288,13 +299,11 @@ impl<D: Disk> Log<D> {
         let bytes = sealed.map_err(|failure| self.refusal(failure))?;
         self.publish();
         if let Some(tail) = self.tail.take() {
-            // A reader that keeps up has it from memory, and one that is behind may be far behind: the next segment
-            // goes into these pages, which costs less than pages that nobody has touched yet.
-            tail.file.forget(0, bytes);
             self.catalog.change(tail.first, |segment| {
                 segment.bytes = bytes;
                 segment.index = None;
             });
+            self.sealed = Some((tail.file, bytes));
         }
         Ok(())
     }
@@ -319,33 +328,6 @@ impl<D: Disk> Log<D> {
             self.catalog.change(tail.first, |segment| (segment.end, segment.data_end) = (end, data_end));
         }
         self.catalog.set_next(self.durable);
-    }
-
-    fn remove(&mut self, first: u64) -> io::Result<()> {
-        let Some(segment) = self.catalog.take(first) else { return Ok(()) };
-        let path = self.catalog.path(first);
-        let removed = match self.catalog.disk.remove(&path) {
-            Err(error) if is_full(&error) && self.reserve.take().is_some() => {
-                let reserve = self.catalog.disk.create(&self.catalog.dir.join(RESERVE));
-                reserve.and_then(|_| self.catalog.disk.remove(&path))
-            }
-            other => other,
-        };
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                self.catalog.put(first, segment);
-                Err(error)
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
-    }
-
-    /// Takes the reserve, if there is room for it; without it only a full disk is harder.
-    fn hold_reserve(&mut self) {
-        if self.reserve.is_none() && self.options.reserve_bytes > 0 {
-            let file = self.catalog.disk.create(&self.catalog.dir.join(RESERVE));
-            self.reserve = file.and_then(|f| f.allocate(self.options.reserve_bytes).map(|()| f)).ok();
-        }
     }
 
     /// What a failed write means to the caller, and to the log.

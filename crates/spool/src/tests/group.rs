@@ -93,8 +93,25 @@ async fn a_full_log_refuses_in_order_and_takes_again_after_a_trim() {
     log.trim_and_tell(range(first.clone()), told);
     tells.await.unwrap();
     assert_eq!((log.depth().first, log.depth().bytes), (Seq(first.end), before.bytes - bytes));
-    log.trim(range(0..taken as u64));
+    let (told, tells) = tokio::sync::oneshot::channel();
+    log.trim_and_tell(range(0..taken as u64), told);
+    tells.await.unwrap();
     assert_eq!(log.append(Bytes::new(), payload(0)).await.unwrap(), Seq(taken as u64));
+}
+
+#[tokio::test]
+async fn a_sealed_segment_gives_its_pages_back() {
+    let disk = Counting::new(FaultyDisk::new());
+    let counts = disk.counts();
+    let (log, _) = GroupLog::open_on(disk, Path::new(DIR), small()).unwrap();
+    for n in 0..20 {
+        log.append(payload(n), vec![0; 200].into()).await.unwrap();
+    }
+    let sealed: u64 = log.finished().iter().map(|(_, bytes)| bytes).sum();
+    assert!(sealed > 2 * small().segment_bytes);
+    // By another thread, which has ended when the log is closed.
+    log.close().await;
+    assert_eq!(counts.forgotten_bytes.load(Ordering::Relaxed), sealed);
 }
 
 #[tokio::test]
@@ -183,6 +200,8 @@ async fn readers_follow_writers_through_rolls_and_trims() {
     }
     reading.await.unwrap();
     // Asked behind the trims, so they are done.
-    log.append(Bytes::new(), Bytes::new()).await.unwrap();
+    let (told, tells) = tokio::sync::oneshot::channel();
+    log.trim_and_tell(range(0..400), told);
+    tells.await.unwrap();
     assert!(log.depth().first >= Seq(350), "{:?}", log.depth());
 }

@@ -29,21 +29,6 @@ fn the_quota_refuses_and_a_trim_makes_room() {
 }
 
 #[test]
-fn a_sealed_segment_gives_its_pages_back() {
-    let disk = Counting::new(FaultyDisk::new());
-    let counts = disk.counts();
-    let forgotten = || counts.forgotten_bytes.load(Ordering::Relaxed);
-    let (mut log, _) = Log::open(&Arc::new(disk), Path::new(DIR), small(), Incarnation(7), 1_000).unwrap();
-    for n in 0..20 {
-        log.append(&[numbered(n, 200)], n).unwrap();
-        log.sync().unwrap();
-        let sealed: u64 = log.catalog().all_but_last().iter().map(|view| view.segment.bytes).sum();
-        assert_eq!(forgotten(), sealed, "after record {n}");
-    }
-    assert!(forgotten() > 2 * small().segment_bytes);
-}
-
-#[test]
 fn a_log_that_is_done_gives_its_last_segment_back_too() {
     let disk = FaultyDisk::new();
     let (mut log, _) = open(&disk, small());

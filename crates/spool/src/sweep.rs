@@ -1,0 +1,75 @@
+//! Lets go of what a log does not need any more: files whose records are all committed.
+//!
+//! To unlink a file, or to give its pages back, takes the kernel milliseconds, in which nobody would be answered: a
+//! [`crate::GroupLog`] leaves both to a thread of its own. Left out on purpose: which records are committed, and the
+//! file that still grows.
+
+use std::io;
+use std::sync::Arc;
+
+use weir_model::SeqRanges;
+
+use crate::catalog::Catalog;
+use crate::disk::{Disk, DiskFile};
+use crate::log::is_full;
+
+/// The file whose room is given up when a full disk will not even let a segment be removed (copy-on-write file
+/// systems need room for that).
+const RESERVE: &str = "log.reserve";
+
+/// Removes the segments of one log.
+#[derive(Debug)]
+pub(crate) struct Sweeper<D: Disk> {
+    catalog: Arc<Catalog<D>>,
+    reserve_bytes: u64,
+    reserve: Option<D::File>,
+}
+
+impl<D: Disk> Sweeper<D> {
+    pub(crate) fn new(catalog: Arc<Catalog<D>>, reserve_bytes: u64) -> Self {
+        let mut sweeper = Self { catalog, reserve_bytes, reserve: None };
+        sweeper.hold_reserve();
+        sweeper
+    }
+
+    /// Removes the segments, but for the last, whose records are all in `committed`.
+    ///
+    /// # Errors
+    /// What the disk said to the first segment that it would not remove; a later call tries again.
+    pub(crate) fn trim(&mut self, committed: &SeqRanges) -> io::Result<()> {
+        for view in self.catalog.all_but_last() {
+            if committed.covers(view.first..view.segment.end) {
+                self.remove(view.first)?;
+            }
+        }
+        self.hold_reserve();
+        Ok(())
+    }
+
+    fn remove(&mut self, first: u64) -> io::Result<()> {
+        let Some(segment) = self.catalog.take(first) else { return Ok(()) };
+        let path = self.catalog.path(first);
+        let removed = match self.catalog.disk.remove(&path) {
+            Err(error) if is_full(&error) && self.reserve.take().is_some() => {
+                let reserve = self.catalog.disk.create(&self.catalog.dir.join(RESERVE));
+                reserve.and_then(|_| self.catalog.disk.remove(&path))
+            }
+            other => other,
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.catalog.put(first, segment);
+                Err(error)
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes the reserve, if there is room for it; without it only a full disk is harder.
+    fn hold_reserve(&mut self) {
+        if self.reserve.is_none() && self.reserve_bytes > 0 {
+            let file = self.catalog.disk.create(&self.catalog.dir.join(RESERVE));
+            self.reserve = file.and_then(|f| f.allocate(self.reserve_bytes).map(|()| f)).ok();
+        }
+    }
+}
