@@ -185,7 +185,7 @@ impl Run<'_, '_> {
     #[inline]
     fn known_key(&mut self, index: usize) -> bool {
         let Some(hit) = self.transcoder.keys.find(index, self.input.rest()) else { return false };
-        self.out.extend_from_slice(hit.text);
+        hit.write(self.out);
         let key_end = self.out.len() - 1;
         let member = Member { start: key_end - hit.quoted, key_end };
         self.input.skip(hit.raw_bytes);

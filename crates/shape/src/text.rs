@@ -62,8 +62,7 @@ fn escaped(word: u64) -> u64 {
 
 #[cold]
 fn write_other(out: &mut Vec<u8>, text: &[u8]) {
-    // The library's check is fast where all is well.
-    if std::str::from_utf8(text).is_ok() {
+    if simdutf8::basic::from_utf8(text).is_ok() {
         return escape(out, text);
     }
     for chunk in text.utf8_chunks() {

@@ -78,6 +78,17 @@ pub trait DiskFile: Send + Sync + 'static {
     /// Whatever the disk says.
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize>;
 
+    /// The `bytes` bytes from `at` on, as far as the file reaches.
+    ///
+    /// # Errors
+    /// Whatever the disk says.
+    fn read_block(&self, bytes: usize, at: u64) -> io::Result<Vec<u8>> {
+        let mut block = vec![0; bytes];
+        let got = self.read_at(&mut block, at)?;
+        block.truncate(got);
+        Ok(block)
+    }
+
     /// Writes all `parts` one behind the other from `at` on; the slices are used up.
     ///
     /// # Errors
@@ -175,6 +186,21 @@ impl DiskFile for OsFile {
             }
         }
         Ok(filled)
+    }
+
+    // Into memory that nobody has zeroed before.
+    fn read_block(&self, bytes: usize, at: u64) -> io::Result<Vec<u8>> {
+        let mut block = Vec::with_capacity(bytes);
+        while block.len() < bytes {
+            let from = at + block.len() as u64;
+            match rustix::io::pread(&self.0, rustix::buffer::spare_capacity(&mut block), from) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        block.truncate(bytes);
+        Ok(block)
     }
 
     fn write_at(&self, mut parts: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {

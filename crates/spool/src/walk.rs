@@ -5,7 +5,7 @@
 use std::io;
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::disk::DiskFile;
 use crate::frame::{FRAME_MAGIC, HEAD_BYTES, Head, Kind, Salt};
@@ -113,12 +113,10 @@ impl<F: DiskFile> Walker<F> {
         let inside = at >= self.block_at && at + len <= self.block_at + self.block.len() as u64;
         if !inside {
             let want = len.max(self.block_bytes as u64).min(self.end - at);
-            let mut block = BytesMut::zeroed(usize::try_from(want).map_err(io::Error::other)?);
-            let got = read_around(&self.file, &mut block, at)?;
-            block.truncate(got);
-            self.block = block.freeze();
+            self.block =
+                block_around(&self.file, usize::try_from(want).map_err(io::Error::other)?, at)?.into();
             self.block_at = at;
-            if (got as u64) < len {
+            if (self.block.len() as u64) < len {
                 return Ok(None);
             }
         }
@@ -145,12 +143,28 @@ impl<F: DiskFile> Walker<F> {
     }
 }
 
+/// Reads as `read_block` does, around what the disk cannot give.
+fn block_around<F: DiskFile>(file: &F, bytes: usize, at: u64) -> io::Result<Vec<u8>> {
+    match file.read_block(bytes, at) {
+        Err(error) if is_unreadable(&error) => {
+            let mut block = vec![0; bytes];
+            let got = read_around(file, &mut block, at)?;
+            block.truncate(got);
+            Ok(block)
+        }
+        read => read,
+    }
+}
+
+fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 /// Reads as `read_at` does, with zeros in place of pages that the disk cannot give: they fail their checksum,
 /// so that one bad sector costs the records on it and not the rest of the log.
 pub(crate) fn read_around<F: DiskFile>(file: &F, into: &mut [u8], at: u64) -> io::Result<usize> {
-    let unreadable = |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
     match file.read_at(into, at) {
-        Err(error) if unreadable(&error) => {}
+        Err(error) if is_unreadable(&error) => {}
         other => return other,
     }
     let mut filled = 0;
@@ -160,7 +174,7 @@ pub(crate) fn read_around<F: DiskFile>(file: &F, into: &mut [u8], at: u64) -> io
         match file.read_at(&mut into[filled..to], at + filled as u64) {
             Ok(n) if n < to - filled => return Ok(filled + n),
             Ok(_) => {}
-            Err(error) if unreadable(&error) => into[filled..to].fill(0),
+            Err(error) if is_unreadable(&error) => into[filled..to].fill(0),
             Err(error) => return Err(error),
         }
         filled = to;
