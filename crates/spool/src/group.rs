@@ -107,7 +107,8 @@ impl<D: Disk> GroupLog<D> {
         std::thread::Builder::new()
             .name("weir-log".into())
             .spawn(move || {
-                let closing = commit(log, &queue, &durable_tx, &poisoned_tx, sweeps);
+                let closing = commit(log, &queue, &durable_tx, &poisoned_tx, &sweeps);
+                drop(sweeps);
                 // Nobody else may have the directory before the last file is gone.
                 let _ = sweeping.join();
                 drop(lock);
@@ -221,7 +222,7 @@ fn commit<D: Disk>(
     queue: &mpsc::Receiver<Command>,
     durable: &watch::Sender<Seq>,
     poisoned: &watch::Sender<bool>,
-    sweeps: mpsc::Sender<Sweep<D::File>>,
+    sweeps: &mpsc::Sender<Sweep<D::File>>,
 ) -> Vec<oneshot::Sender<()>> {
     let mut closing = Vec::new();
     while let Some(first) = closing.is_empty().then(|| queue.recv().ok()).flatten() {
