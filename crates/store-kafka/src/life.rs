@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -248,14 +248,13 @@ impl Life {
         part: &Part,
         batch_bytes: &HashMap<String, usize>,
     ) -> Result<Committed, Failure> {
-        // The client gives up each record after the delivery timeout; the rest is for our own work in between.
-        let deadline = || Instant::now() + self.settings.timeouts.delivery + self.settings.timeouts.commit;
+        let patience = patience(&self.settings);
         let mut committed = Committed::default();
         producer.begin()?;
         for batch in part.batches.iter().filter(|batch| batch.done.is_empty()) {
             self.send_batch(producer, batch, batch_bytes, &mut committed)?;
         }
-        producer.delivered(deadline())?;
+        producer.delivered(Instant::now() + patience)?;
         let key = part.id.to_string();
         let record = Record {
             topic: &self.settings.commit_topic,
@@ -265,11 +264,11 @@ impl Life {
             time_ms: now_ms(),
             headers: None,
         };
-        if producer.send_marked(&record, deadline())? == Sent::TooLarge {
+        if producer.send_marked(&record, patience)? == Sent::TooLarge {
             let error = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
             return Err(Failure::Kafka { what: format!("the record of part {}", part.id), error });
         }
-        producer.delivered(deadline())?;
+        producer.delivered(Instant::now() + patience)?;
         Ok(committed)
     }
 }
@@ -284,11 +283,12 @@ impl Life {
     ) -> Result<(), Failure> {
         let tag = &batch.header.tag;
         let topic = self.settings.topic_of(tag);
+        let known = producer.topic(&topic)?;
         let key = self.key_of(tag);
         let limit = batch_bytes.get(&topic).copied().unwrap_or(usize::MAX);
+        let patience = patience(&self.settings);
         let visited = each_event(batch, self.settings.format, |event| {
             let value = event.json;
-            let deadline = Instant::now() + self.settings.timeouts.delivery + self.settings.timeouts.commit;
             let record = Record {
                 topic: &topic,
                 partition: None,
@@ -298,9 +298,9 @@ impl Life {
                 headers: None,
             };
             let bytes = value.len() + key.map_or(0, <[u8]>::len) + RECORD_OVERHEAD_BYTES;
-            if bytes > limit || producer.send(&record, deadline)? == Sent::TooLarge {
+            if bytes > limit || producer.send_to(&known, &record, patience)? == Sent::TooLarge {
                 let reason = format!("too large for its topic: {} bytes", value.len());
-                self.send_dead_letter(producer, &record, tag, &reason, deadline)?;
+                self.send_dead_letter(producer, &record, tag, &reason)?;
                 committed.dead_letters += 1;
                 return Ok(());
             }
@@ -348,8 +348,7 @@ impl Life {
             headers: None,
         };
         let reason = format!("damaged from event {from} on: {error} (batch {})", batch.id);
-        let deadline = Instant::now() + self.settings.timeouts.delivery + self.settings.timeouts.commit;
-        self.send_dead_letter(producer, &record, tag, &reason, deadline)
+        self.send_dead_letter(producer, &record, tag, &reason)
     }
 
     fn key_of<'t>(&self, tag: &'t str) -> Option<&'t [u8]> {
@@ -365,7 +364,6 @@ impl Life {
         record: &Record<'_>,
         tag: &str,
         reason: &str,
-        deadline: Instant,
     ) -> Result<(), Failure> {
         let headers = OwnedHeaders::new_with_capacity(3)
             .insert(Header { key: "weir-reason", value: Some(reason) })
@@ -379,7 +377,7 @@ impl Life {
             time_ms: record.time_ms,
             headers: Some(headers),
         };
-        match producer.send(&letter, deadline)? {
+        match producer.send(&letter, patience(&self.settings))? {
             Sent::Queued => Ok(()),
             // Only with a `message.max.bytes` below 16 KiB: the operator's doing, and the operator's to see.
             Sent::TooLarge => {
@@ -469,7 +467,7 @@ pub(crate) fn mark(
     producer: &Producer,
     key: &str,
 ) -> Result<i64, Failure> {
-    let deadline = Instant::now() + settings.timeouts.delivery + settings.timeouts.commit;
+    let patience = patience(settings);
     let record = Record {
         topic,
         partition: Some(commits::PARTITION),
@@ -479,14 +477,20 @@ pub(crate) fn mark(
         headers: None,
     };
     producer.begin()?;
-    producer.send_marked(&record, deadline)?;
-    producer.delivered(deadline)?;
+    producer.send_marked(&record, patience)?;
+    producer.delivered(Instant::now() + patience)?;
     producer.commit(settings.timeouts.commit)?;
     producer.marked_offset().ok_or_else(|| {
         // A retried request whose first answer was lost may come back without an offset.
         let error = KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset);
         Failure::Kafka { what: format!("mark {key} in topic {topic}"), error }
     })
+}
+
+/// How long the client is waited for: it gives up each record after the delivery timeout; the rest is for our own
+/// work in between.
+fn patience(settings: &KafkaSettings) -> Duration {
+    settings.timeouts.delivery + settings.timeouts.commit
 }
 
 /// The time of an event's record: the event's own, unless the brokers would refuse it for that.

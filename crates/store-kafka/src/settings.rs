@@ -217,10 +217,11 @@ impl KafkaSettings {
         let Timeouts { delivery, transaction, .. } = self.timeouts;
         let mut config = ClientConfig::new();
         config
-            .set("linger.ms", "5")
-            // Copies of what is on its way: bounds the memory beside the part itself. A full queue slows the
+            // Nothing waits for its end: why, see `Producer`.
+            .set("linger.ms", "200")
+            // Copies of what is on its way, beside the part itself: eight full requests. A full queue slows the
             // sender down.
-            .set("queue.buffering.max.kbytes", "65536")
+            .set("queue.buffering.max.kbytes", "8192")
             .set("queue.buffering.max.messages", "200000")
             // The Java client's partitioner, so that a migrated topic keeps its keys where they were.
             .set("partitioner", "murmur2_random");

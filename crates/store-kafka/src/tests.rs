@@ -11,7 +11,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use weir_model::{
     BatchHeader, BatchId, Encoding, GroupId, Incarnation, LogId, MinuteTally, NodeId, PartId, Seq,
@@ -122,6 +122,17 @@ fn entries_at(time_s: u64, texts: impl Iterator<Item = String>) -> Bytes {
 
 /// All that a `read_committed` consumer finds in `topic`: the values, and each value's `weir-reason` header.
 fn read(settings: &KafkaSettings, topic: &str) -> Vec<(String, Option<String>)> {
+    look_at(settings, topic, |record| {
+        let reason = record.headers().and_then(|headers| {
+            let header = headers.iter().find(|header| header.key == "weir-reason")?;
+            Some(String::from_utf8_lossy(header.value?).into_owned())
+        });
+        (String::from_utf8_lossy(record.payload().unwrap()).into_owned(), reason)
+    })
+}
+
+/// What `look` says of each record that a `read_committed` consumer finds in `topic`.
+fn look_at<T>(settings: &KafkaSettings, topic: &str, look: impl Fn(&BorrowedMessage<'_>) -> T) -> Vec<T> {
     let consumer = BaseConsumer::from_config(&settings.reader()).unwrap();
     let partitions = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap();
     let partitions: Vec<i32> = partitions
@@ -141,13 +152,7 @@ fn read(settings: &KafkaSettings, topic: &str) -> Vec<(String, Option<String>)> 
     while ends < partitions.len() {
         assert!(Instant::now() < deadline, "topic {topic} was not read to its end");
         match consumer.poll(Duration::from_secs(1)) {
-            Some(Ok(record)) => {
-                let reason = record.headers().and_then(|headers| {
-                    let header = headers.iter().find(|header| header.key == "weir-reason")?;
-                    Some(String::from_utf8_lossy(header.value?).into_owned())
-                });
-                found.push((String::from_utf8_lossy(record.payload().unwrap()).into_owned(), reason));
-            }
+            Some(Ok(record)) => found.push(look(&record)),
             Some(Err(KafkaError::PartitionEOF(_))) => ends += 1,
             Some(Err(error)) => panic!("reading {topic}: {error}"),
             None => {}
@@ -375,8 +380,14 @@ fn an_event_of_another_time_is_stored_with_it() {
     let mut part = part(part_id("sink-1", 1, 0), &["a"], 1);
     let far = now_s() + 86_400 * 400;
     part.batches.push(batch("a", 1, 1, entries_at(far, ["ahead".to_owned()].into_iter())));
-    assert_eq!(life.commit(&part).unwrap().events, 2);
-    assert_eq!(texts(&settings, "a").len(), 2);
+    let before = now_s() - 1000;
+    part.batches.push(batch("a", 2, 1, entries_at(before, ["behind".to_owned()].into_iter())));
+    assert_eq!(life.commit(&part).unwrap().events, 3);
+    assert_eq!(texts(&settings, "a").len(), 3);
+    let bears =
+        |record: &BorrowedMessage<'_>| (record.key().map(<[u8]>::to_vec), record.timestamp().to_millis());
+    let found = look_at(&settings, &settings.topic_of("a"), bears);
+    assert!(found.contains(&(Some(b"a".to_vec()), Some(before as i64 * 1000))), "{found:?}");
 }
 
 #[test]
