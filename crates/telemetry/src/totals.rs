@@ -40,6 +40,15 @@ impl Totals {
         self.0.iter().filter(|sample| sample.name == metric.entry().name).map(|sample| sample.value).sum()
     }
 
+    /// One series: the metric with these labels; 0 where it was never counted.
+    #[must_use]
+    pub fn of<H, const N: usize>(&self, metric: &Metric<H, N>, labels: [&str; N]) -> f64 {
+        let names = metric.entry().labels.iter().zip(labels);
+        let labels = names.map(|(name, label)| format!("{name}=\"{label}\"")).collect::<Vec<_>>().join(",");
+        let wanted = |sample: &&Sample| sample.name == metric.entry().name && sample.labels == labels;
+        self.0.iter().find(wanted).map_or(0.0, |sample| sample.value)
+    }
+
     /// The values of a metric by its label, for metrics with one.
     #[must_use]
     pub fn by_label<H>(&self, metric: &Metric<H, 1>) -> Vec<(String, f64)> {

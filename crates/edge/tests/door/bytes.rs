@@ -1,27 +1,14 @@
 //! What comes in by a socket is what lies in the log, and becomes this JSON.
 
-use std::ops::ControlFlow;
-
-use weir_model::{BatchHeader, Seq};
-use weir_spool::inspect::{self, Item};
 use weir_telemetry::{Totals, names};
 
-use crate::scene::{Scene, ack, message, until};
+use crate::scene::{Scene, ack, logged, message, until};
 
-/// Tags and payloads in the log of a scene, once its edge has stopped.
+/// What is in the log of a scene once its edge has stopped.
 async fn stored(scene: Scene) -> Vec<(String, Vec<u8>)> {
     let Scene { dir, edge, .. } = scene;
     edge.stop().await;
-    let mut found = Vec::new();
-    let visit = |_: &inspect::SegmentInfo, item: Item| {
-        if let Item::Record { record, .. } = item {
-            let header = BatchHeader::decode(&record.header).unwrap();
-            found.push((header.tag.to_string(), record.payload.to_vec()));
-        }
-        ControlFlow::Continue(())
-    };
-    inspect::visit(&dir.path().join("data/logs/g"), Seq(0), visit).unwrap();
-    found
+    logged(dir.path())
 }
 
 fn json(payload: &[u8]) -> String {
@@ -98,9 +85,30 @@ async fn a_listener_may_change_tags_and_add_addresses() {
     let stored = stored(scene).await;
     let [(tag, payload)] = &stored[..] else { panic!("{stored:?}") };
     assert_eq!(tag, "dc1.t");
+    // Of a sender behind a balancer it is the sender's.
+    let behind = Scene::start(
+        "[forward]\nproxy_protocol = ['127.0.0.0/8']\nsource_address_key = 'from'\nallow = ['198.51.100.0/24']\n",
+    )
+    .await;
+    let mut sender = behind.tcp().await;
+    sender.send(b"PROXY TCP4 198.51.100.7 127.0.0.1 4000 24224\r\n").await;
+    sender.acked(b'1').await;
+    let mut other = behind.tcp().await;
+    other.send(b"PROXY TCP4 192.0.2.7 127.0.0.1 4000 24224\r\n").await;
+    assert_eq!(other.rest().await, b"", "not allowed");
+    assert_eq!(json(&self::stored(behind).await[0].1), "{\"a\":1,\"from\":\"198.51.100.7\"}\n");
     let json = json(payload);
     // The name of the loopback address is the machine's own business.
     assert!(json.starts_with(r#"{"a":1,"from":"127.0.0.1","host":""#), "{json}");
+    let scene = Scene::start(
+        "[forward]\nchunk_size_warn_limit = '1KiB'\n[[listener]]\nname = 'watched'\naddress = '127.0.0.1:0'\n",
+    )
+    .await;
+    let mut sender = scene.tcp().await;
+    let large = [b"\x94\xa1t\x01\x81\xa1a\xc5\x04\0", &[7; 1024][..], b"\x81\xa5chunk\xa12"].concat();
+    sender.send(&[message("t", b'1'), message("u", b'1'), large].concat()).await;
+    sender.expect(&[ack(b'1'), ack(b'1'), ack(b'2')].concat()).await;
+    assert_eq!(Totals::now().of(&names::FORWARD_REFUSED_TOTAL, ["watched", "large_chunk"]), 1.0);
     let scene = Scene::start("[forward]\ntag = 'all'\n").await;
     scene.tcp().await.acked(b'1').await;
     assert_eq!(self::stored(scene).await[0].0, "all");
@@ -169,10 +177,7 @@ async fn a_sender_that_does_not_read_is_read() {
         sender.send(&chunks.collect::<Vec<_>>().concat()).await;
     }
     // While nothing has been read, all the rest is.
-    until("acknowledgements that nobody reads are left out", async || {
-        Totals::now().sum(&names::FORWARD_ACKS_UNREAD_TOTAL) > 0.0
-    })
-    .await;
+    until("all of it to be stored", async || logged(scene.dir.path()).len() == count).await;
     tokio::io::AsyncWriteExt::shutdown(&mut sender.0).await.unwrap();
     let seen = sender.rest().await.len() / (500 + 8);
     assert!(seen < count, "nobody holds {count} acknowledgements for it");

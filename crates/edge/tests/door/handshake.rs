@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha512};
 
-use crate::scene::{Scene, Sender, message};
+use weir_telemetry::{Totals, names};
+
+use crate::scene::{Scene, Sender, message, until};
 
 const SECURITY: &str = r#"
     [forward]
@@ -109,6 +111,30 @@ async fn a_secret_that_is_not_there_changes_nothing() {
     let pong = ping(&mut sender, "open sesame", "hush").await;
     sender.expect(&pong).await;
     sender.acked(b'1').await;
+}
+
+/// Heartbeats and health checks do nothing but connect and leave [R59].
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_early_is_no_news() {
+    let scene = scene().await;
+    scene
+        .listen(&format!("{SECURITY}[[listener]]\nname = 'visited'\naddress = '127.0.0.2:0'\n"))
+        .await
+        .unwrap();
+    // Seen as it ought to be, and counted.
+    let told = || Totals::now().of(&names::FORWARD_REFUSED_TOTAL, ["visited", "invalid_ping"]);
+    let mut stranger = scene.tcp().await;
+    stranger.send(b"\xc0").await;
+    stranger.rest().await;
+    until("what is news to be told", async || told() > 0.0).await;
+    for _ in 0..10 {
+        scene.tcp().await.some(65).await;
+    }
+    let mut sender = scene.tcp().await;
+    let pong = ping(&mut sender, "open sesame", "hush").await;
+    sender.expect(&pong).await;
+    sender.acked(b'1').await;
+    assert_eq!(Totals::now().of(&names::FORWARD_REFUSED_TOTAL, ["visited", "handshake"]), 0.0);
 }
 
 fn anyhow_chain(error: &dyn std::error::Error) -> Vec<String> {

@@ -1,7 +1,8 @@
 //! A running edge with a log and no sink, and senders that speak to it byte by byte.
 
 use std::io;
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use tokio::time::timeout;
 use weir_edge::{Edge, EdgeSettings, StartError};
 use weir_link::ca::{Authority, Issued};
 use weir_link::{Identity, Settings};
-use weir_model::NodeId;
+use weir_model::{BatchHeader, NodeId, Seq};
+use weir_spool::inspect::{self, Item};
 use weir_telemetry::{Direction, Health, TagTable};
 use weir_topology::{Topology, parse_topology};
 
@@ -177,7 +179,21 @@ pub(crate) fn ack(chunk: u8) -> Vec<u8> {
     [b"\x81\xa3ack\xa1", &[chunk][..]].concat()
 }
 
-pub(crate) fn topology(dir: &str, group: &str, forward: &str) -> Topology {
+/// Tags and payloads in the log of group `g`, be it open or not.
+pub(crate) fn logged(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let visit = |_: &inspect::SegmentInfo, item: Item| {
+        if let Item::Record { record, .. } = item {
+            let header = BatchHeader::decode(&record.header).unwrap();
+            found.push((header.tag.to_string(), record.payload.to_vec()));
+        }
+        ControlFlow::Continue(())
+    };
+    inspect::visit(&dir.join("data/logs/g"), Seq(0), visit).unwrap();
+    found
+}
+
+fn topology(dir: &str, group: &str, forward: &str) -> Topology {
     let text = r#"
         version = 1
         cluster.name = "test"
