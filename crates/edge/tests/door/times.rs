@@ -144,9 +144,9 @@ action = '{action}'
 
     scene.listen(&limit("drop", 5)).await.unwrap();
     let mut sender = scene.tcp().await;
-    for _ in 0..100 {
-        sender.send(&message("debug.dropped", b'3')).await;
-        sender.expect(&ack(b'3')).await;
+    for chunk in 0..100 {
+        sender.send(&message("debug.dropped", chunk)).await;
+        sender.expect(&ack(chunk)).await;
     }
     let kept = logged(scene.dir.path()).iter().filter(|(tag, _)| tag == "debug.dropped").count();
     assert!((1..100).contains(&kept), "{kept} of 100");
