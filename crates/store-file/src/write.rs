@@ -21,6 +21,9 @@ pub(crate) const FILES_MAX: usize = 256;
 
 /// Buffered for each open file.
 const BUFFER_BYTES: usize = 64 << 10;
+/// The kernel is asked to write a file out each time that so many bytes have come: left to the sync at its end, they would all
+/// come at once, and every other sync of the disk would wait behind them.
+const WRITE_OUT_BYTES: u64 = 4 << 20;
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
 
@@ -44,7 +47,44 @@ struct Files<'a> {
 struct Open {
     temporary: PathBuf,
     target: PathBuf,
-    writer: CodecWriter<BufWriter<File>>,
+    writer: CodecWriter<BufWriter<Steady>>,
+}
+
+/// A file that goes to the disk while it grows.
+struct Steady {
+    file: File,
+    bytes: u64,
+    /// Below this the kernel was asked to write it out.
+    asked: u64,
+}
+
+impl Write for Steady {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.bytes += written as u64;
+        if self.bytes >= self.asked + WRITE_OUT_BYTES {
+            self.forget(self.asked, self.bytes - self.asked);
+            self.asked = self.bytes;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Steady {
+    /// Says that these bytes are not read again soon: what is dirty goes to the disk, and the pages of what is there go back.
+    fn forget(&self, at: u64, bytes: u64) {
+        // Advice only: a kernel that does not take it costs us nothing but its cache.
+        let _ = rustix::fs::fadvise(
+            &self.file,
+            at,
+            std::num::NonZeroU64::new(bytes),
+            rustix::fs::Advice::DontNeed,
+        );
+    }
 }
 
 /// A complete file and the name that it is to have.
@@ -139,6 +179,7 @@ impl Files<'_> {
         let index = self.open.len();
         let temporary = staging.join(format!("{number}-{}", before + index));
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        let file = Steady { file, bytes: 0, asked: 0 };
         let writer = settings.codec.writer(BufWriter::with_capacity(BUFFER_BYTES, file));
         let target = target(&settings.root, partition, &format!("{}{}", self.part.id, suffix(settings)));
         self.open.push(Open { temporary, target, writer });
@@ -204,8 +245,9 @@ impl Files<'_> {
         for Open { temporary, target, writer } in self.open {
             let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
             self.attempt.steps.before(Step::Sync)?;
-            file.sync_all()?;
-            committed.bytes += file.metadata()?.len();
+            file.file.sync_all()?;
+            file.forget(0, 0);
+            committed.bytes += file.bytes;
             ready.push(Ready { temporary, target });
         }
         Ok(())

@@ -16,7 +16,6 @@ mod settings;
 mod tests;
 mod token;
 
-use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -103,11 +102,9 @@ impl Store for KafkaStore {
 }
 
 /// Runs `work` where it may block: librdkafka's transactional calls do.
-fn blocking<T: Send + 'static>(
+async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> impl Future<Output = Result<T, StoreError>> {
-    let task = tokio::task::spawn_blocking(work);
-    async {
-        task.await.unwrap_or_else(|error| Err(StoreError::transient("the Kafka client's thread", error)))
-    }
+) -> Result<T, StoreError> {
+    let done = weir_store::background(work).await;
+    done.unwrap_or_else(|error| Err(StoreError::transient("the Kafka client's thread", error)))
 }
