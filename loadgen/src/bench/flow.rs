@@ -39,6 +39,16 @@ enum Subject {
     Other(Collector, &'static str),
 }
 
+impl Subject {
+    fn name(self) -> String {
+        match self {
+            Self::Copy => CaseReport::COPY.to_owned(),
+            Self::Weir => "weir".to_owned(),
+            Self::Other(collector, to) => format!("{} {to}", collector.program()),
+        }
+    }
+}
+
 /// A subject that runs.
 pub(super) struct Running {
     pub(super) forward: SocketAddr,
@@ -61,31 +71,37 @@ impl Bench<'_> {
         }
         for round in 0..self.rounds() {
             for &subject in &subjects {
-                let dir = self.scratch()?;
-                let (name, running) = self.start(subject, case, dir.path())?;
-                let figures = running.measure(&traffic, case)?;
-                drop(running);
-                if round > 0 || self.args.smoke {
-                    report.add(&name, figures);
+                let measured = self.run(subject, case, &traffic);
+                let name = subject.name();
+                match (measured, subject) {
+                    (Ok(figures), _) if round > 0 || self.args.smoke => report.add(&name, figures),
+                    (Ok(_), _) => {}
+                    // Another collector that does not bear the load says nothing of the rest.
+                    (Err(why), Subject::Other(..)) => report.add_failure(&name, &why),
+                    (Err(why), _) => return Err(why.context(name)),
                 }
             }
         }
         Ok(())
     }
 
-    fn start(&self, subject: Subject, case: &Case, dir: &Path) -> anyhow::Result<(String, Running)> {
+    fn run(&self, subject: Subject, case: &Case, traffic: &Arc<Traffic>) -> anyhow::Result<Figures> {
+        let dir = self.scratch()?;
+        self.start(subject, case, dir.path())?.measure(traffic, case)
+    }
+
+    fn start(&self, subject: Subject, case: &Case, dir: &Path) -> anyhow::Result<Running> {
         Ok(match subject {
             Subject::Copy => {
                 let (copy, forward) = super::yardstick(dir)?;
                 let processes = vec![("copy", copy)];
-                (CaseReport::COPY.to_owned(), Running { forward, processes, output: None })
+                Running { forward, processes, output: None }
             }
             Subject::Weir => {
                 let cluster = Cluster::new(&self.weir, dir, &Store::File)?;
-                ("weir".to_owned(), cluster.run(case.job == Job::File)?)
+                cluster.run(case.job == Job::File)?
             }
             Subject::Other(collector, to) => {
-                let name = format!("{} {to}", collector.program());
                 let output = dir.join("output");
                 let last = if to == "null" { Output::Null } else { Output::File(output.clone()) };
                 let (process, mut forward) = collector.start("last", dir, &last)?;
@@ -95,7 +111,7 @@ impl Bench<'_> {
                     processes.push(("first", first));
                     forward = address;
                 }
-                (name, Running { forward, processes, output: (to != "null").then_some(output) })
+                Running { forward, processes, output: (to != "null").then_some(output) }
             }
         })
     }

@@ -21,7 +21,7 @@ use super::{
     load,
     report::{CaseReport, Figures},
     states::until,
-    traffic::Traffic,
+    traffic::{self, Traffic},
     weir::{Cluster, Store, metric},
 };
 
@@ -60,7 +60,7 @@ impl Bench<'_> {
     }
 }
 
-/// The client library, fed with one payload of an event's size as fast as it takes it.
+/// The client library, fed with ready-made lines as fast as it takes them.
 fn client_alone(brokers: &str, topic: &str, case: &Case) -> anyhow::Result<Figures> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -70,11 +70,11 @@ fn client_alone(brokers: &str, topic: &str, case: &Case) -> anyhow::Result<Figur
         .set("queue.buffering.max.messages", "1000000")
         .create()?;
     producer.init_transactions(WAIT)?;
-    let payload = format!(
-        "{{\"tag\":\"app.0\",\"log\":\"{}\"}}",
-        "finished GET /api ".repeat(case.shape.event_bytes / 18)
-    );
-    let payload = &payload.as_bytes()[..case.shape.event_bytes.min(payload.len())];
+    // What Weir writes for the events of one chunk: compression is as dear for one as for the other.
+    let (chunk, bytes) = (case.shape.chunk_events, case.shape.event_bytes);
+    let lines: Vec<_> =
+        (0..chunk).map(|number| traffic::line(number, bytes, "app.0")).collect::<anyhow::Result<_>>()?;
+    let mut lines = lines.iter().cycle();
     let cpu = || {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
@@ -84,9 +84,9 @@ fn client_alone(brokers: &str, topic: &str, case: &Case) -> anyhow::Result<Figur
     let mut left = case.load.events;
     while left > 0 {
         producer.begin_transaction()?;
-        let events = left.min((TRANSACTION_BYTES / payload.len()) as u64);
-        for _ in 0..events {
-            let mut record = BaseRecord::<str, [u8]>::to(topic).key("app.0").payload(payload);
+        let events = left.min((TRANSACTION_BYTES / bytes) as u64);
+        for line in lines.by_ref().take(events as usize) {
+            let mut record = BaseRecord::<str, str>::to(topic).key("app.0").payload(line);
             while let Err((error, back)) = producer.send(record) {
                 if !matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) {
                     bail!("producing: {error}");

@@ -132,7 +132,7 @@ fn vector(listen: SocketAddr, data: &Path, output: &Output) -> anyhow::Result<St
 fn fluentd(listen: SocketAddr, data: &Path, output: &Output) -> String {
     let buffer = format!(
         "  <buffer>\n    @type file\n    path {}/buffer\n    flush_mode interval\n    flush_interval 1s\n    \
-         flush_thread_count 2\n  </buffer>\n",
+         flush_thread_count 2\n    overflow_action block\n  </buffer>\n",
         data.display()
     );
     let (ip, port) = (listen.ip(), listen.port());

@@ -42,6 +42,8 @@ pub(super) struct CaseReport {
 struct Subject {
     runs: Vec<Figures>,
     spread: BTreeMap<String, Spread>,
+    /// Why runs failed: they have no figures.
+    failures: Vec<String>,
 }
 
 /// A figure over the repetitions.
@@ -81,6 +83,11 @@ impl CaseReport {
         self.subjects.entry(subject.to_owned()).or_default().runs.push(figures);
     }
 
+    /// Adds a run that came to nothing.
+    pub(super) fn add_failure(&mut self, subject: &str, why: &anyhow::Error) {
+        self.subjects.entry(subject.to_owned()).or_default().failures.push(format!("{why:#}"));
+    }
+
     /// Works out the spread of every figure, and the ratios of paired runs.
     pub(super) fn finish(&mut self) {
         for subject in self.subjects.values_mut() {
@@ -113,6 +120,9 @@ impl CaseReport {
             let _ = write!(out, "  {name:<12}");
             for (figure, spread) in &subject.spread {
                 let _ = write!(out, "  {figure} {}", shown(*spread));
+            }
+            for why in &subject.failures {
+                let _ = write!(out, "  failed: {why}");
             }
             out.push('\n');
             for (figure, spread) in self.ratios.get(name).into_iter().flatten() {
@@ -173,6 +183,8 @@ mod tests {
         let ratio = case.ratios["weir"]["events_per_second"];
         assert_eq!(ratio, Spread { median: 0.75, min: 0.5, max: 0.9 });
         assert_eq!(case.subjects["copy"].spread["events_per_second"].median, 40.0);
+        case.add_failure("other", &anyhow::anyhow!("hung up").context("sending"));
+        assert!(case.table().contains("other         failed: sending: hung up"), "{}", case.table());
         assert!(case.table().contains("events_per_second / copy 0.75 (0.50-0.90)"), "{}", case.table());
     }
 }

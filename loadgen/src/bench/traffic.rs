@@ -169,11 +169,21 @@ pub(super) fn number_of(id: &str) -> Option<u64> {
     u64::from_str_radix(id.get(ID_CHARS - COUNT_CHARS..)?, 16).ok()
 }
 
+/// When event `number` happened: seconds, nanoseconds.
+fn time(number: usize) -> (u32, u32) {
+    (1_790_000_000 + number as u32 / 500, number as u32 * 1_999_993 % 1_000_000_000)
+}
+
 /// Event `number`: a time and a record of eight fields, `bytes` long with the array around them.
 fn event(number: usize, bytes: usize) -> Vec<u8> {
+    event_and_text(number, bytes).0
+}
+
+/// The event, and the text in it that fills it up.
+fn event_and_text(number: usize, bytes: usize) -> (Vec<u8>, String) {
     let mut out = Vec::with_capacity(bytes);
-    let seconds = 1_790_000_000 + number as u32 / 500;
-    encode::event_time(&mut out, seconds, number as u32 * 1_999_993 % 1_000_000_000);
+    let (seconds, nanos) = time(number);
+    encode::event_time(&mut out, seconds, nanos);
     encode::map(&mut out, 8);
     encode::str(&mut out, "host");
     encode::str(&mut out, &format!("web-{:03}", number % 500));
@@ -193,8 +203,27 @@ fn event(number: usize, bytes: usize) -> Vec<u8> {
     // The array's byte, and the header of the string that fills up the rest.
     let mut rest = bytes.saturating_sub(out.len() + 2);
     rest -= [32, 256, 65_536].iter().filter(|&&limit| rest >= limit).count().min(rest);
-    encode::str(&mut out, &message(number, rest));
-    out
+    let text = message(number, rest);
+    encode::str(&mut out, &text);
+    (out, text)
+}
+
+/// The same event as Weir writes it into a store: with time and tag, as JSON.
+pub(super) fn line(number: usize, bytes: usize, tag: &str) -> anyhow::Result<String> {
+    let (_, text) = event_and_text(number, bytes);
+    let (seconds, nanos) = time(number);
+    let time = jiff::Timestamp::new(i64::from(seconds), nanos as i32)?;
+    let record = serde_json::json!({
+        "host": format!("web-{:03}", number % 500),
+        "level": (["info", "info", "warn", "debug"][number % 4]),
+        "code": ([200, 204, 404, 500][number % 4]),
+        "size": (number as u64 * 7_919) % 100_000,
+        "ms": number as u64 % 128,
+        "ok": !number.is_multiple_of(4),
+        "user": format!("u{:05}", number * 31 % 99_991),
+        "log": text,
+    });
+    Ok(serde_json::json!({ "time": format!("{time:.9}"), "tag": tag, "record": record }).to_string())
 }
 
 /// Text like that of an application; one line in four has quotes to escape.
@@ -238,6 +267,22 @@ mod tests {
                 let len = 1 + event(number, bytes).len();
                 assert!(len.abs_diff(bytes) <= 1, "{bytes}: event {number} has {len}");
             }
+        }
+    }
+
+    #[test]
+    fn a_line_is_the_event_as_json() {
+        for number in 0..9 {
+            let line: serde_json::Value = serde_json::from_str(&line(number, 250, "app.0").unwrap()).unwrap();
+            assert_eq!(
+                (line["tag"].as_str(), line["time"].as_str().map(str::len)),
+                (Some("app.0"), Some(30))
+            );
+            let event = event(number, 250);
+            // Behind the time: ten bytes.
+            let record = rmpv::decode::read_value(&mut &event[10..]).unwrap();
+            let record: serde_json::Value = serde_json::from_str(&record.to_string()).unwrap();
+            assert_eq!(line["record"], record);
         }
     }
 
