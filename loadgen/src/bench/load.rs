@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    io::ErrorKind,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -171,7 +172,12 @@ impl Connection {
         let mut acks = 0;
         loop {
             // Without acknowledgements this only waits for the end; the writer sees to it that it comes.
-            if socket.read_buf(&mut input).await.context("waiting for acknowledgements")? == 0 {
+            let read = match socket.read_buf(&mut input).await {
+                // As Fluentd ends a connection. Whether all was acknowledged is what counts.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset && per_unit > 0 => 0,
+                read => read.context("waiting for acknowledgements")?,
+            };
+            if read == 0 {
                 ensure!(acks == self.units * per_unit, "closed after {acks} acknowledgements");
                 return Ok(());
             }
