@@ -38,7 +38,7 @@ impl Transforming {
     pub(crate) async fn part(self, part: Part, backoff: &mut Backoff) -> (Part, Shed) {
         loop {
             let (this, given) = (self.clone(), part.clone());
-            match weir_store::background(move || this.try_part(given)).await {
+            match tokio::task::spawn_blocking(move || this.try_part(given)).await {
                 Ok(Ok(done)) => return done,
                 Ok(Err(error)) => {
                     warn!(part = %part.id, %error, "a staged batch cannot be read; trying again");

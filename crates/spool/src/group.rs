@@ -10,7 +10,6 @@ use std::sync::{Arc, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use weir_model::{Incarnation, Seq, SeqRanges};
 
@@ -91,18 +90,18 @@ impl<D: Disk> GroupLog<D> {
         options: Options,
         lock: impl Send + 'static,
     ) -> Result<(Self, Recovery), OpenError> {
-        let queue_bytes = options.queue_bytes.max(1);
+        let (queue_bytes, reserve_bytes) = (options.queue_bytes.max(1), options.reserve_bytes);
         let (log, recovery) =
             Log::open(&Arc::new(disk), dir, options, Incarnation(rand::random()), now_ns())?;
         let (commands, queue) = mpsc::channel();
         let (durable_tx, durable) = watch::channel(recovery.next);
         let (poisoned_tx, poisoned) = watch::channel(false);
         let catalog = Arc::clone(log.catalog());
-        let sweeper = Arc::clone(log.sweeper());
+        let sweeper = Sweeper::new(Arc::clone(&catalog), reserve_bytes);
         let (sweeps, jobs) = mpsc::channel();
         let sweeping = std::thread::Builder::new()
             .name("weir-log-sweep".into())
-            .spawn(move || sweep(&sweeper, &jobs))
+            .spawn(move || sweep(sweeper, &jobs))
             .map_err(crate::open::at(dir))?;
         std::thread::Builder::new()
             .name("weir-log".into())
@@ -259,13 +258,13 @@ fn commit<D: Disk>(
 }
 
 /// The second thread; it ends with the committer.
-fn sweep<D: Disk>(sweeper: &Mutex<Sweeper<D>>, jobs: &mpsc::Receiver<Sweep<D::File>>) {
+fn sweep<D: Disk>(mut sweeper: Sweeper<D>, jobs: &mpsc::Receiver<Sweep<D::File>>) {
     for job in jobs {
         match job {
             Sweep::Pages(file, bytes) => file.forget(0, bytes),
             Sweep::Trim(committed, told) => {
                 // What the disk would not remove is asked for again by the next trim.
-                let _ = sweeper.lock().trim(&committed);
+                let _ = sweeper.trim(&committed);
                 if let Some(told) = told {
                     let _ = told.send(());
                 }

@@ -1,14 +1,13 @@
-//! The log itself: append, sync, roll, trim. One caller, no threads, no clock.
+//! The log itself: append, sync, roll. One caller, no threads, no clock.
 //!
-//! Left out on purpose: waiting, group commit and locks (see [`crate::GroupLog`]), and what to do when the
-//! quota is reached (the edge's policy).
+//! Left out on purpose: waiting, group commit and locks (see [`crate::GroupLog`]), removing what is committed (see
+//! `sweep.rs`), and what to do when the quota is reached (the edge's policy).
 
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use weir_model::{Incarnation, Seq, SeqRanges};
 
 use crate::catalog::{Catalog, Depth};
@@ -16,7 +15,6 @@ use crate::disk::Disk;
 use crate::frame::{RECORD_BYTES_MAX, Record};
 use crate::open::{OpenError, Recovery, begin_segment, open};
 use crate::reader::{Fetched, ReadError, Reader, fetch};
-use crate::sweep::Sweeper;
 use crate::tail::{Tail, WriteFailure};
 
 /// The bounds of one log.
@@ -112,7 +110,6 @@ pub struct Log<D: Disk> {
     poisoned: bool,
     /// The segment sealed last, with its bytes.
     sealed: Option<(D::File, u64)>,
-    sweeper: Arc<Mutex<Sweeper<D>>>,
 }
 
 impl<D: Disk> Log<D> {
@@ -131,9 +128,7 @@ impl<D: Disk> Log<D> {
         let opened = open(disk, dir, options.next_at_least, new_incarnation, now_ns)?;
         let next = opened.recovery.next.0;
         let (catalog, tail) = (opened.catalog, Some(opened.tail));
-        let sweeper = Arc::new(Mutex::new(Sweeper::new(Arc::clone(&catalog), options.reserve_bytes)));
-        let log =
-            Self { catalog, options, tail, next, durable: next, poisoned: false, sealed: None, sweeper };
+        let log = Self { catalog, options, tail, next, durable: next, poisoned: false, sealed: None };
         Ok((log, opened.recovery))
     }
 
@@ -212,18 +207,8 @@ impl<D: Disk> Log<D> {
         Ok(Seq(self.durable))
     }
 
-    /// Gives back the segments whose records are all in `committed`. Damaged numbers belong in there too. The
-    /// last segment stays, unless it has grown and is done altogether: then a new one is begun.
-    ///
-    /// # Errors
-    /// What the disk said to the first segment that it would not remove; a later call tries again.
-    pub fn trim(&mut self, committed: &SeqRanges, now_ns: u64) -> io::Result<()> {
-        self.finish(committed, now_ns);
-        self.sweeper.lock().trim(committed)
-    }
-
     /// Begins a new segment if the last has grown and is done altogether, so that it can be given back.
-    pub(crate) fn finish(&mut self, committed: &SeqRanges, now_ns: u64) {
+    pub fn finish(&mut self, committed: &SeqRanges, now_ns: u64) {
         let worth_it = self.options.segment_bytes() / 4;
         let done = |tail: &&Tail<D::File>| tail.end >= worth_it && committed.covers(tail.first..tail.next);
         if self.durable == self.next && self.tail.as_ref().filter(done).is_some() {
@@ -279,10 +264,6 @@ impl<D: Disk> Log<D> {
     /// pages that nobody has touched yet.
     pub(crate) fn take_sealed(&mut self) -> Option<(D::File, u64)> {
         self.sealed.take()
-    }
-
-    pub(crate) fn sweeper(&self) -> &Arc<Mutex<Sweeper<D>>> {
-        &self.sweeper
     }
 
     pub(crate) fn catalog(&self) -> &Arc<Catalog<D>> {

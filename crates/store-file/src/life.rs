@@ -142,7 +142,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     what: String,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, StoreError> {
-    match weir_store::background(work).await {
+    match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(|error| StoreError::transient(what, error)),
         Err(died) => Err(StoreError::transient(what, died)),
     }

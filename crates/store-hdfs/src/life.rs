@@ -62,7 +62,7 @@ impl HdfsStore {
         let token = self.fence_token(&part.partitions);
         let contents = {
             let (part, settings) = (part.clone(), Arc::clone(&self.settings));
-            let shaping = weir_store::background(move || content::of(&part, &settings));
+            let shaping = tokio::task::spawn_blocking(move || content::of(&part, &settings));
             shaping.await.map_err(|error| StoreError::transient("shaping a part", error))??
         };
         let mut pending = Vec::new();

@@ -105,6 +105,6 @@ impl Store for KafkaStore {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let done = weir_store::background(work).await;
+    let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(StoreError::transient("the Kafka client's thread", error)))
 }

@@ -7,7 +7,6 @@
 //!
 //! Left out on purpose: edges, QUIC, promises between nodes (those are `transit`'s), and any particular store.
 
-mod background;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod memory;
@@ -20,8 +19,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use weir_model::{BatchHeader, BatchId, Incarnation, NodeId, PartId};
-
-pub use background::background;
 
 /// A place within a store that the events of one file, object or topic share: a relative path without the
 /// file's name for path-like stores, the empty text for stores that do not partition.

@@ -7,6 +7,7 @@ use std::{io::Write, sync::Arc};
 
 use anyhow::Context;
 use flate2::{Compression, write::GzEncoder};
+use serde_json::Value;
 
 use crate::{chunk::Mode, encode};
 
@@ -174,6 +175,19 @@ fn time(number: usize) -> (u32, u32) {
     (1_790_000_000 + number as u32 / 500, number as u32 * 1_999_993 % 1_000_000_000)
 }
 
+/// What event `number` says, but for the text that fills it up.
+fn fields(number: usize) -> [(&'static str, Value); 7] {
+    [
+        ("host", format!("web-{:03}", number % 500).into()),
+        ("level", ["info", "info", "warn", "debug"][number % 4].into()),
+        ("code", [200, 204, 404, 500][number % 4].into()),
+        ("size", (number as u64 * 7_919 % 100_000).into()),
+        ("ms", (number as u64 % 128).into()),
+        ("ok", (!number.is_multiple_of(4)).into()),
+        ("user", format!("u{:05}", number * 31 % 99_991).into()),
+    ]
+}
+
 /// Event `number`: a time and a record of eight fields, `bytes` long with the array around them.
 fn event(number: usize, bytes: usize) -> Vec<u8> {
     event_and_text(number, bytes).0
@@ -184,21 +198,16 @@ fn event_and_text(number: usize, bytes: usize) -> (Vec<u8>, String) {
     let mut out = Vec::with_capacity(bytes);
     let (seconds, nanos) = time(number);
     encode::event_time(&mut out, seconds, nanos);
-    encode::map(&mut out, 8);
-    encode::str(&mut out, "host");
-    encode::str(&mut out, &format!("web-{:03}", number % 500));
-    encode::str(&mut out, "level");
-    encode::str(&mut out, ["info", "info", "warn", "debug"][number % 4]);
-    encode::str(&mut out, "code");
-    encode::uint(&mut out, [200, 204, 404, 500][number % 4]);
-    encode::str(&mut out, "size");
-    encode::uint(&mut out, (number as u64 * 7_919) % 100_000);
-    encode::str(&mut out, "ms");
-    encode::uint(&mut out, number as u64 % 128);
-    encode::str(&mut out, "ok");
-    out.push(0xc2 | u8::from(!number.is_multiple_of(4)));
-    encode::str(&mut out, "user");
-    encode::str(&mut out, &format!("u{:05}", number * 31 % 99_991));
+    let fields = fields(number);
+    encode::map(&mut out, fields.len() as u32 + 1);
+    for (name, value) in &fields {
+        encode::str(&mut out, name);
+        match value {
+            Value::String(text) => encode::str(&mut out, text),
+            Value::Bool(truth) => out.push(0xc2 | u8::from(*truth)),
+            number => encode::uint(&mut out, number.as_u64().unwrap_or_default()),
+        }
+    }
     encode::str(&mut out, "log");
     // The array's byte, and the header of the string that fills up the rest.
     let mut rest = bytes.saturating_sub(out.len() + 2);
@@ -213,16 +222,8 @@ pub(super) fn line(number: usize, bytes: usize, tag: &str) -> anyhow::Result<Str
     let (_, text) = event_and_text(number, bytes);
     let (seconds, nanos) = time(number);
     let time = jiff::Timestamp::new(i64::from(seconds), nanos as i32)?;
-    let record = serde_json::json!({
-        "host": format!("web-{:03}", number % 500),
-        "level": (["info", "info", "warn", "debug"][number % 4]),
-        "code": ([200, 204, 404, 500][number % 4]),
-        "size": (number as u64 * 7_919) % 100_000,
-        "ms": number as u64 % 128,
-        "ok": !number.is_multiple_of(4),
-        "user": format!("u{:05}", number * 31 % 99_991),
-        "log": text,
-    });
+    let fields = fields(number).into_iter().chain([("log", text.into())]);
+    let record: serde_json::Map<_, _> = fields.map(|(name, value)| (name.to_owned(), value)).collect();
     Ok(serde_json::json!({ "time": format!("{time:.9}"), "tag": tag, "record": record }).to_string())
 }
 

@@ -373,6 +373,7 @@ async fn every_row_of_both_tables() {
                     break;
                 }
                 sender.0.flush().await.unwrap();
+                // Not waited for: what comes apart is to be read apart.
                 tokio::time::sleep(Duration::from_micros(if how == "halves" { 20_000 } else { 200 })).await;
             }
             let mut acks = cat![prior_ack, row.acks];

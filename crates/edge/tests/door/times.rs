@@ -48,7 +48,8 @@ async fn an_old_connection_is_closed_between_two_messages() {
     assert_eq!(seen.len() % 7, 0);
     assert!(sent - seen.len() / 7 <= 1 && sent > 10, "{sent} sent, {} acknowledged", seen.len() / 7);
     scene.tcp().await.acked(b'2').await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The longest that its age may be is over as well.
+    tokio::time::sleep_until((began + Duration::from_millis(1300)).into()).await;
     slow.send(rest).await;
     assert_eq!(slow.rest().await, ack(b'h'));
 }
@@ -72,7 +73,9 @@ async fn keepalive_can_be_denied() {
         let _ = sender.0.write_all(b"\x93\xa4late\x01\x80").await;
         let _ = sender.0.shutdown().await;
         drop(sender);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let taken =
+            until("it is taken", async || logged(scene.dir.path()).iter().any(|(tag, _)| tag == "late"));
+        let _ = tokio::time::timeout(Duration::from_millis(100), taken).await;
     }
 }
 
@@ -86,9 +89,9 @@ async fn a_refused_sender_is_not_reset() {
         let mut sender = scene.tcp().await;
         sender.send(&[message("t", b'1'), vec![0xc1; 40 << 10]].concat()).await;
         assert_eq!(sender.rest().await, ack(b'1'));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        // Nobody is told that nobody listens.
-        listened |= sender.0.write_all(b"more").await.is_ok();
+        // A reset would come soon, and then nothing more can be written.
+        let refused = until("a reset", async || sender.0.write_all(b"more").await.is_err());
+        listened |= tokio::time::timeout(Duration::from_millis(50), refused).await.is_err();
     }
     assert!(listened);
 }

@@ -50,7 +50,7 @@ fn live(disk: &FaultyDisk) -> Vec<Moment> {
             // Told to the disk later than to the model: a file that goes early may be gone at once.
             trimmed.insert_range(0..next / 2);
             moments.push(Moment { at: disk.moments(), durable: next, trimmed: trimmed.clone() });
-            log.trim(&trimmed, step).unwrap();
+            trim(&mut log, &trimmed, step).unwrap();
         }
         moments.push(Moment { at: disk.moments(), durable: next, trimmed: trimmed.clone() });
     }

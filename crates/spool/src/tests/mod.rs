@@ -16,6 +16,7 @@ use bytes::Bytes;
 use weir_model::{Incarnation, Seq, SeqRanges};
 
 use crate::sim::FaultyDisk;
+use crate::sweep::Sweeper;
 use crate::{Disk, Log, Options, Reader, Record, Recovery};
 
 const DIR: &str = "/log";
@@ -37,6 +38,12 @@ fn numbered(n: u64, payload_bytes: usize) -> Record {
 
 fn open(disk: &FaultyDisk, options: Options) -> (Log<FaultyDisk>, Recovery) {
     Log::open(&Arc::new(disk.clone()), Path::new(DIR), options, Incarnation(7), 1_000).unwrap()
+}
+
+/// As a [`GroupLog`](crate::GroupLog) trims, at once.
+fn trim(log: &mut Log<FaultyDisk>, committed: &SeqRanges, now_ns: u64) -> std::io::Result<()> {
+    log.finish(committed, now_ns);
+    Sweeper::new(Arc::clone(log.catalog()), 64).trim(committed)
 }
 
 fn fill(log: &mut Log<FaultyDisk>, numbers: std::ops::Range<u64>, payload_bytes: usize) {

@@ -160,7 +160,7 @@ impl World {
                 self.trimmed.insert_range(0..u64::from(below).min(self.told));
                 let mut committed = self.trimmed.clone();
                 committed.remove_range(u64::from(but)..u64::from(but) + 1);
-                let _ = self.log().trim(&committed, 0);
+                let _ = trim(self.log(), &committed, 0);
                 let durable = self.log().depth().next.0;
                 self.settle(durable);
             }

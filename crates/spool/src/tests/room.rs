@@ -21,7 +21,7 @@ fn the_quota_refuses_and_a_trim_makes_room() {
     };
     assert!(matches!(refused, AppendError::Full { bytes, quota: 16_000 } if bytes > 15_500), "{refused}");
     assert!(log.depth().bytes <= 16_000);
-    log.trim(&range(0..n / 2), 0).unwrap();
+    trim(&mut log, &range(0..n / 2), 0).unwrap();
     fill(&mut log, n..n + 5, 200);
     let (found, _) = contents(&log);
     assert!((n / 2..n + 5).all(|seq| found.contains_key(&seq)));
@@ -33,7 +33,7 @@ fn a_log_that_is_done_gives_its_last_segment_back_too() {
     let disk = FaultyDisk::new();
     let (mut log, _) = open(&disk, small());
     fill(&mut log, 0..20, 100);
-    log.trim(&range(0..20), 0).unwrap();
+    trim(&mut log, &range(0..20), 0).unwrap();
     let depth = log.depth();
     assert_eq!((depth.records, depth.first, depth.next, depth.oldest_ns), (0, Seq(20), Seq(20), None));
     // The number lives on in the new segment's name.
@@ -47,7 +47,7 @@ fn segments_inside_the_committed_set_go_and_others_stay() {
     fill(&mut log, 0..60, 100);
     let segments = log.catalog().all_but_last();
     let middle = &segments[1];
-    log.trim(&range(1..middle.segment.end), 0).unwrap();
+    trim(&mut log, &range(1..middle.segment.end), 0).unwrap();
     let (found, damaged) = contents(&log);
     assert!(damaged.is_empty());
     assert!(!found.contains_key(&middle.first) && found.contains_key(&0));
@@ -69,7 +69,7 @@ fn a_full_disk_refuses_undoes_and_recovers() {
         assert!(matches!(log.append(&[numbered(20, 100)], 0), Err(AppendError::DiskFull)));
     }
     assert_eq!(disk.files(), before, "nothing of the refused record stays");
-    log.trim(&range(0..14), 0).unwrap();
+    trim(&mut log, &range(0..14), 0).unwrap();
     fill(&mut log, 20..25, 100);
     let (log, recovery) = open(&disk, small());
     assert_eq!((recovery.next, recovery.torn_bytes), (Seq(25), 0));
