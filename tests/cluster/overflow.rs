@@ -186,8 +186,8 @@ fn divert_gives_to_the_other_group() {
 #[test]
 fn a_blocked_group_takes_no_more_than_its_share_of_memory() {
     Scratch::run("memory-share", |scratch| {
-        // Two groups: a share is a quarter, 16 MiB. The senders to a would hold 16 MiB each.
-        let mut scene = Scene::start(scratch, "\"block\"", "memory = \"64MiB\"")?;
+        // Two groups: a share is an eighth, 16 MiB. The senders to a would hold 16 MiB each.
+        let mut scene = Scene::start(scratch, "\"block\"", "memory = \"128MiB\"")?;
         let share = f64::from(16 << 20);
         let forward = scene.edge.forward()?;
         let done = AtomicBool::new(false);

@@ -52,6 +52,8 @@ const LAST_ACKS: Duration = Duration::from_secs(5);
 const MEMORY_AGAIN: Duration = Duration::from_millis(20);
 /// How long a connection may go beyond its share of memory to finish its message; others wait for it.
 const FINISH: Duration = Duration::from_secs(30);
+/// How long none of it may come meanwhile.
+const FINISH_QUIET: Duration = Duration::from_secs(3);
 /// How late an idle connection may notice that its settings changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -144,7 +146,7 @@ impl Connection {
             meter,
             rewrite: Rewrite::new(&settings.config, &peer, hostname.as_deref()),
             hostname,
-            holding: Holding::new(door.budget.clone()),
+            holding: Holding::new(door.budget.clone(), counted.held()),
             door,
             peer,
             settings,
@@ -493,6 +495,7 @@ impl Connection {
             clock.paused,
             clock.starved.then(|| Instant::now() + MEMORY_AGAIN),
             after(clock.finishing, Some(FINISH)),
+            after(self.finishing_quietly(), Some(FINISH_QUIET)),
             after(clock.message, config.message_timeout),
             after(idle.then_some(clock.last_read), config.idle_timeout),
             after(clock.waiting, Some(config.ack_deadline)),
@@ -504,6 +507,12 @@ impl Connection {
         .flatten()
         .min()
         .unwrap_or_else(|| Instant::now() + LOOK_AGAIN)
+    }
+
+    /// Since when nothing comes of a message for which others wait, though there is room for it.
+    fn finishing_quietly(&self) -> Option<Instant> {
+        let since = self.clock.finishing.filter(|_| !self.clock.starved)?;
+        Some(since.max(self.clock.last_read))
     }
 
     /// Up to a tenth less than the configured age: connections that began together do not end together.
@@ -525,7 +534,9 @@ impl Connection {
             self.clock.message = self.clock.message.map(|_| now);
         }
         let config = &self.settings.config;
-        let refused = if over(self.clock.finishing, Some(FINISH)) {
+        let refused = if over(self.clock.finishing, Some(FINISH))
+            || over(self.finishing_quietly(), Some(FINISH_QUIET))
+        {
             Some(("memory", "it took too long to finish a message for which others wait"))
         } else if over(self.clock.message, config.message_timeout) {
             Some(("message_timeout", "its message did not end within `message_timeout`"))

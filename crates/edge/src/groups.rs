@@ -104,9 +104,9 @@ impl Groups {
 
     /// One target for each group of the topology that is running.
     pub(crate) fn targets(&self, topology: &Topology) -> Vec<Arc<Target>> {
-        // All of them together may fill that half of the memory for which connections need not compete.
+        // All of them together leave a part of what is left to connections in any case.
         let memory = usize::try_from(topology.forward.memory.0).unwrap_or(usize::MAX);
-        let share = memory / 2 / topology.groups.len().max(1);
+        let share = memory / 4 / topology.groups.len().max(1);
         let target = |group: &Group| {
             let running = self.running.get(&group.id)?;
             Some(Arc::new(Target::new(

@@ -22,6 +22,6 @@ pub use logging::{LogFormat, Logging, LoggingError};
 pub use metric::{Entry, Handle, Kind, Metric, ShownCounter, ShownGauge};
 pub use metrics::{Counter, Gauge, Histogram, Unit};
 pub use refusals::{Gate, Refusals};
-pub use server::{Page, Server, ServerError};
+pub use server::{Page, Server, ServerError, resident_memory};
 pub use tags::{Direction, OTHER_TAG, TAGS_MAX_DEFAULT, TagCounter, TagTable};
 pub use totals::Totals;

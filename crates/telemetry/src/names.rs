@@ -58,7 +58,7 @@ catalogue! {
     Counter FORWARD_HEARTBEATS_TOTAL = "weir_forward_heartbeats_total" in Count by []:
         "UDP heartbeats of senders that were answered.";
     Gauge FORWARD_HELD_BYTES = "weir_forward_held_bytes" in Bytes by []:
-        "Memory that messages of senders take which are on no disk yet; bounded by forward.memory.";
+        "Memory that messages of senders take which are on no disk yet: a part of forward.memory, which bounds the process.";
     Gauge LOG_WAITING_BYTES = "weir_log_waiting_bytes" in Bytes by ["group"]:
         "Memory of batches that wait for room in the group's full log; at most the group's share of forward.memory.";
     Counter EDGE_EVENTS_TOTAL = "weir_edge_events_total" in Count by ["group"]:

@@ -185,7 +185,8 @@ fn render(shown: &Shown) -> String {
 }
 
 /// Memory of this process in RAM, in bytes, where the system tells (proc(5), VmRSS).
-fn resident_memory() -> Option<u64> {
+#[must_use]
+pub fn resident_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -16,7 +16,7 @@ pub(crate) use read::{read_forward, schema};
 /// The doors of all edges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
-    /// What all connections of an edge may hold together of messages that are not on its disk yet.
+    /// What an edge's process may take: connections hold what the rest of it leaves, for messages that are not on its disk yet.
     pub memory: ByteSize,
     /// One at least; names and places are unique for each edge.
     pub listeners: Vec<Listener>,

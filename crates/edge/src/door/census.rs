@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use super::memory::OfSource;
 use super::peer::Source;
 
 /// Counts of one listener. What it remembers is bounded by the connections that are open.
@@ -14,7 +15,13 @@ pub(crate) struct Census {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    by_source: HashMap<Source, usize>,
+    by_source: HashMap<Source, FromThere>,
+}
+
+#[derive(Debug, Default)]
+struct FromThere {
+    open: usize,
+    held: OfSource,
 }
 
 /// One counted connection; it counts until it is dropped.
@@ -22,6 +29,7 @@ struct Counts {
 pub(crate) struct Counted {
     census: Arc<Census>,
     source: Source,
+    held: OfSource,
 }
 
 /// Which bound is reached.
@@ -44,12 +52,20 @@ impl Census {
             return Err(Full::All);
         }
         let from_there = counts.by_source.entry(source).or_default();
-        if source_max.is_some_and(|max| *from_there >= max) {
+        if source_max.is_some_and(|max| from_there.open >= max) {
             return Err(Full::Source);
         }
-        *from_there += 1;
+        from_there.open += 1;
+        let held = from_there.held.clone();
         counts.all += 1;
-        Ok(Counted { census: self.clone(), source })
+        Ok(Counted { census: self.clone(), source, held })
+    }
+}
+
+impl Counted {
+    /// What all connections of its source hold.
+    pub(crate) fn held(&self) -> OfSource {
+        self.held.clone()
     }
 }
 
@@ -57,9 +73,9 @@ impl Drop for Counted {
     fn drop(&mut self) {
         let mut counts = self.census.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         counts.all = counts.all.saturating_sub(1);
-        if let Some(count) = counts.by_source.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(from_there) = counts.by_source.get_mut(&self.source) {
+            from_there.open -= 1;
+            if from_there.open == 0 {
                 counts.by_source.remove(&self.source);
             }
         }

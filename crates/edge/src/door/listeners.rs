@@ -29,6 +29,8 @@ use crate::intake::Intake;
 /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`. A storm of senders after a
 /// network outage comes at once.
 const BACKLOG: u32 = 16 << 10;
+/// How often the memory of the process is measured.
+const MEASURE_EVERY: Duration = Duration::from_millis(100);
 /// How often certificate files are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 /// How often a port for heartbeats that somebody else has is tried again.
@@ -134,7 +136,7 @@ impl Listeners {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        listeners.tasks.spawn(report(listeners.budget.clone(), listeners.stop.clone()));
+        listeners.tasks.spawn(watch_memory(listeners.budget.clone(), listeners.stop.clone()));
         listeners
     }
 
@@ -434,13 +436,16 @@ async fn renew_certificates(door: Arc<Door>) {
     }
 }
 
-/// Shows how much memory messages take that are on no disk yet.
-async fn report(budget: Arc<Budget>, stop: CancellationToken) {
+/// Measures what the process takes, and shows how much of it are messages that are on no disk yet.
+async fn watch_memory(budget: Arc<Budget>, stop: CancellationToken) {
     let held = weir_telemetry::names::FORWARD_HELD_BYTES.with([]);
     loop {
+        // Where the system does not tell, only messages count.
+        let resident = weir_telemetry::resident_memory().unwrap_or(0);
+        budget.measure(usize::try_from(resident).unwrap_or(usize::MAX));
         held.set(budget.used() as f64);
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = tokio::time::sleep(MEASURE_EVERY) => {}
             () = stop.cancelled() => return,
         }
     }
