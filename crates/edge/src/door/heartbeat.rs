@@ -1,5 +1,6 @@
 //! UDP heartbeats: every datagram, an empty one too, is answered with one zero byte, from the very address that it was
-//! sent to, for senders compare (R58). What the datagram says does not matter.
+//! sent to, for senders compare (R58). What the datagram says does not matter. Whoever drops the task closes the socket: a
+//! listener that ends says no more that it is well.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -33,17 +34,13 @@ impl Heartbeats {
         Ok(Self { socket: UdpSocket::from_std(socket)?, state })
     }
 
-    /// Answers until the listener stops.
+    /// Answers for as long as it is polled.
     pub(crate) async fn answer(self, door: Arc<Door>) {
         let answered = names::FORWARD_HEARTBEATS_TOTAL.with([]);
         let mut storage = [[0_u8; BYTES]; AT_ONCE];
         let mut meta = [RecvMeta::default(); AT_ONCE];
         loop {
-            let received = tokio::select! {
-                received = self.receive(&mut storage, &mut meta) => received,
-                () = door.stop.cancelled() => return,
-            };
-            let count = match received {
+            let count = match self.receive(&mut storage, &mut meta).await {
                 Ok(count) => count,
                 Err(error) => {
                     // An earlier answer was refused by its receiver, mostly.

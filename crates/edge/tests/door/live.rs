@@ -1,5 +1,9 @@
 //! Settings change while senders are connected.
 
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UdpSocket};
+
 use crate::scene::{Scene, Sender, ack, message, until};
 
 const ONE_BYTE_A_SECOND: &str =
@@ -18,13 +22,12 @@ async fn connections_outlive_a_change_and_follow_it() {
     assert_eq!(scene.address().await, address, "the first is still where it was, with its port");
     old.acked(b'2').await;
     let more = scene.edge.listeners().await[1].1.clone();
-    let mut there = Sender(Box::new(tokio::net::TcpStream::connect(&more).await.unwrap()));
+    let mut there = Sender(Box::new(TcpStream::connect(&more).await.unwrap()));
     there.acked(b'3').await;
 
     // A limit that was not there when it connected.
     scene.listen(ONE_BYTE_A_SECOND).await.unwrap();
-    until("the second listener is closed", async || tokio::net::TcpStream::connect(&more).await.is_err())
-        .await;
+    until("the second listener is closed", async || TcpStream::connect(&more).await.is_err()).await;
     assert_eq!(there.rest().await, b"", "closed between two messages");
     // What is left lets a batch of any size pass, once.
     old.send(&message("t", b'4').repeat(30)).await;
@@ -69,4 +72,43 @@ async fn a_stopping_edge_takes_what_was_sent() {
     busy.send(&last[5..]).await;
     assert_eq!(busy.rest().await, ack(b'1'));
     stopping.await.unwrap();
+}
+
+/// Whoever drains says no more that it is well, while it still takes what was begun [R58].
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_answers_no_heartbeats() {
+    const LISTENER: &str = "[[listener]]\nname = 'other'\naddress = '127.0.0.2:0'\n";
+    // What is done, and whether connections end with it.
+    for (change, closes) in
+        [("the edge stops", true), ("its listener is taken out", true), ("heartbeats are turned off", false)]
+    {
+        let scene = Scene::start(LISTENER).await;
+        let address = scene.address().await;
+        let heartbeat = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+        heartbeat.connect(&address).await.unwrap();
+        // An answer, or the word that the port is closed.
+        let ask = async || {
+            heartbeat.send(b"").await?;
+            match tokio::time::timeout(Duration::from_millis(200), heartbeat.recv(&mut [0; 8])).await {
+                Ok(got) => got.map(|got| got == 1),
+                Err(_) => Ok(false),
+            }
+        };
+        until("an answer", async || matches!(ask().await, Ok(true))).await;
+        let mut busy = Sender(Box::new(TcpStream::connect(&address).await.unwrap()));
+        let last = message("t", b'1');
+        busy.send(&[&message("t", b'0'), &last[..5]].concat()).await;
+        busy.expect(&ack(b'0')).await;
+        match change {
+            "the edge stops" => drop(tokio::spawn(scene.edge.stop())),
+            "its listener is taken out" => scene.listen("").await.unwrap(),
+            _ => scene.listen(&format!("{LISTENER}heartbeat = false\n")).await.unwrap(),
+        }
+        until(change, async || ask().await.is_err()).await;
+        if closes {
+            until(change, async || TcpStream::connect(&address).await.is_err()).await;
+        }
+        busy.send(&last[5..]).await;
+        busy.expect(&ack(b'1')).await;
+    }
 }
