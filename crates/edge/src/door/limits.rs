@@ -21,6 +21,7 @@ const REMEMBERED: usize = 32_768;
 
 /// The limits of one listener, and where they stand.
 pub(crate) struct Rules {
+    listener: String,
     config: Vec<RateLimit>,
     rules: Vec<Rule>,
 }
@@ -82,12 +83,13 @@ impl Rules {
                 template: limit.clone(),
             })
         };
-        Ok(Self { config: limits.to_vec(), rules: limits.iter().map(rule).collect::<Result<_, _>>()? })
+        let rules = limits.iter().map(rule).collect::<Result<_, _>>()?;
+        Ok(Self { listener: listener.to_owned(), config: limits.to_vec(), rules })
     }
 
-    /// Whether these are the rules that `limits` describe, so that what is taken already still counts.
-    pub(crate) fn are(&self, limits: &[RateLimit]) -> bool {
-        self.config == limits
+    /// Whether these are the rules that `limits` describe for `listener`, so that what is taken already still counts.
+    pub(crate) fn are(&self, listener: &str, limits: &[RateLimit]) -> bool {
+        self.listener == listener && self.config == limits
     }
 
     /// Takes one new connection; the name of the limit that does not let it in.

@@ -184,6 +184,7 @@ impl Listeners {
                 (None, Some(socket)) => self.start(&wanted.name, wanted.place, socket, &wanted.settings),
                 (None, None) => continue,
             };
+            open.door.refusals.rename(&wanted.name);
             open.name = wanted.name;
             open.door.set(wanted.settings);
             open.adjust(&self.tasks);

@@ -46,14 +46,14 @@ pub(crate) struct Tls {
 }
 
 impl Settings {
-    /// Reads and compiles. Where the limits are those of `before`, what they have taken still counts.
+    /// Reads and compiles. Where name and limits are those of `before`, what they have taken still counts.
     pub(crate) fn new(
         listener: &str,
         config: &ForwardSettings,
         node: &NodeId,
         before: Option<&Self>,
     ) -> Result<Self, SettingsError> {
-        let rules = match before.filter(|before| before.rules.are(&config.limits)) {
+        let rules = match before.filter(|before| before.rules.are(listener, &config.limits)) {
             Some(before) => before.rules.clone(),
             None => Arc::new(Rules::new(listener, &config.limits)?),
         };

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
 
+use weir_telemetry::{Totals, names};
+
 use crate::scene::{Scene, Sender, ack, message, until};
 
 const ONE_BYTE_A_SECOND: &str =
@@ -111,4 +113,58 @@ async fn what_ends_answers_no_heartbeats() {
         busy.send(&last[5..]).await;
         busy.expect(&ack(b'1')).await;
     }
+}
+
+/// At the same address it is the same listener: its connections stay, and count from then on under its new name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_listener_counts_under_its_new_name() {
+    let called = |name: &str| {
+        format!(
+            "[forward]
+chunk_size_warn_limit = '1KiB'
+[[forward.limit]]
+name = 'few'
+per = 'connection'
+match = 'debug.**'
+events = 1
+action = 'drop'
+[[listener]]
+name = '{name}'
+address = '127.0.0.2:0'
+"
+        )
+    };
+    let counts = |name: &str| {
+        let totals = Totals::now();
+        let limited = totals.of(&names::FORWARD_LIMITED_TOTAL, [name, "few", "drop"]);
+        let dropped = totals.of(&names::FORWARD_DROPPED_EVENTS_TOTAL, [name, "few"]);
+        (totals.of(&names::FORWARD_REFUSED_TOTAL, [name, "large_chunk"]), limited, dropped)
+    };
+    let large = [b"\x94\xa1t\x01\x81\xa1a\xc5\x04\0", &[7; 1024][..], b"\x81\xa5chunk\xa1l"].concat();
+    let scene = Scene::start(&called("one")).await;
+    let address = scene.address().await;
+    let mut old = scene.tcp().await;
+    let mut before = (0.0, 0.0, 0.0);
+    for (name, each) in [("one", 1.0), ("another", 2.0)] {
+        scene.listen(&called(name)).await.unwrap();
+        assert_eq!(scene.edge.listeners().await, [(name.to_owned(), address.clone())]);
+        let mut new = scene.tcp().await;
+        for sender in [&mut old, &mut new].into_iter().take(each as usize) {
+            sender.send(&large).await;
+            sender.expect(&ack(b'l')).await;
+            let (_, seen, _) = counts(name);
+            until(name, async || {
+                sender.send(&message("debug.x", b'd')).await;
+                sender.expect(&ack(b'd')).await;
+                counts(name).1 > seen
+            })
+            .await;
+        }
+        let (large, limited, dropped) = counts(name);
+        assert!(large == each && limited == dropped && limited >= each, "{name}: {:?}", counts(name));
+        if name == "one" {
+            before = counts(name);
+        }
+    }
+    assert_eq!(counts("one"), before);
 }
