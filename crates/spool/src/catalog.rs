@@ -129,6 +129,11 @@ impl<D: Disk> Catalog<D> {
         segments.by_first.iter().take(count).map(view).collect()
     }
 
+    /// Whether there is a segment that begins with `first`: a trimmed one leaves before its file goes.
+    pub(crate) fn has(&self, first: u64) -> bool {
+        self.segments.lock().by_first.contains_key(&first)
+    }
+
     /// The segment that holds `seq`, or the first behind it that holds anything.
     pub(crate) fn at_or_after(&self, seq: u64) -> Option<View> {
         let segments = self.segments.lock();

@@ -116,6 +116,9 @@ pub trait DiskFile: Send + Sync + 'static {
 
     /// Says that the `bytes` from `at` on are not read again soon, so that they do not push hotter pages out.
     fn forget(&self, at: u64, bytes: u64);
+
+    /// Says that only what is asked for shall be read.
+    fn read_no_further(&self) {}
 }
 
 /// The real disk.
@@ -237,6 +240,10 @@ impl DiskFile for OsFile {
     fn forget(&self, at: u64, bytes: u64) {
         // Advice only: a kernel that does not take it costs us nothing but its cache.
         let _ = rustix::fs::fadvise(&self.0, at, std::num::NonZeroU64::new(bytes), Advice::DontNeed);
+    }
+
+    fn read_no_further(&self) {
+        let _ = rustix::fs::fadvise(&self.0, 0, None, Advice::Random);
     }
 }
 

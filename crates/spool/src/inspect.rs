@@ -189,6 +189,8 @@ pub fn visit_segments(
                     let at = found.at..found.at + found.head.frame_bytes();
                     Item::Record { at, record: found.into() }
                 }
+                // Trimmed while we read: nothing is lost.
+                Step::Damage { .. } if !segment.path.exists() => break,
                 Step::Damage { bytes, .. } if is_last && bytes.end == segment.bytes => {
                     Item::Unfinished { at: bytes }
                 }

@@ -130,24 +130,35 @@ impl<D: Disk> Reader<D> {
                 break;
             };
             self.next = self.next.max(view.first);
-            match self.enter(&view, bytes_max) {
-                Ok(()) => {}
-                // A trimmed segment leaves the catalog before its file goes: then look again. One that is
-                // still there was taken by another hand, and its records are lost.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let now = self.catalog.at_or_after(self.next);
-                    if now.is_some_and(|now| now.first == view.first) {
-                        self.damaged.insert_range(self.next..view.segment.end.min(below));
-                        self.next = view.segment.end;
-                    }
-                    continue;
-                }
-                Err(source) => return Err(ReadError { path: self.catalog.path(view.first), source }),
-            }
-            self.read_segment(&view, below, bytes_max, &mut out)
-                .map_err(|source| ReadError { path: self.catalog.path(view.first), source })?;
+            self.read_view(&view, below, bytes_max, &mut out)?;
         }
         Ok(out)
+    }
+
+    /// Reads on in the segment, which may be trimmed meanwhile.
+    pub(crate) fn read_view(
+        &mut self,
+        view: &View,
+        below: u64,
+        bytes_max: usize,
+        out: &mut Vec<Stored>,
+    ) -> Result<(), ReadError> {
+        let mut missing = SeqRanges::new();
+        let read = self
+            .enter(view, bytes_max)
+            .and_then(|()| self.read_segment(view, below, bytes_max, out, &mut missing));
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                missing.insert_range(self.next..view.segment.end.min(below));
+                self.next = view.segment.end;
+            }
+            other => other.map_err(|source| ReadError { path: self.catalog.path(view.first), source })?,
+        }
+        // What is missing in a segment that is still there was taken or damaged by another hand: it is lost.
+        if !missing.is_empty() && self.catalog.has(view.first) {
+            self.damaged.insert_all(&missing);
+        }
+        Ok(())
     }
 
     /// Opens the segment, or goes on in it.
@@ -158,6 +169,9 @@ impl<D: Disk> Reader<D> {
             return Ok(());
         }
         let file = self.catalog.disk.open_read(&self.catalog.path(view.first))?;
+        // Backlog is read in large blocks, one at a time, and a sync of the log must not wait behind the megabytes that a
+        // kernel reads ahead.
+        file.read_no_further();
         let salt = self.catalog.salt(view.first);
         let at = if self.next == view.first {
             None
@@ -178,6 +192,7 @@ impl<D: Disk> Reader<D> {
         below: u64,
         bytes_max: usize,
         out: &mut Vec<Stored>,
+        missing: &mut SeqRanges,
     ) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let mut bytes = 0;
@@ -189,7 +204,7 @@ impl<D: Disk> Reader<D> {
                 // Either before the place that was asked for, or bytes of an older try.
                 Step::Record(found) if found.head.seq < self.next => {}
                 Step::Record(found) if found.head.seq < view.segment.end => {
-                    self.damaged.insert_range(self.next..found.head.seq.min(below));
+                    missing.insert_range(self.next..found.head.seq.min(below));
                     self.next = found.head.seq + 1;
                     if found.head.seq < below {
                         bytes += found.head.frame_bytes();
@@ -198,7 +213,7 @@ impl<D: Disk> Reader<D> {
                 }
                 Step::Damage { .. } => {}
                 Step::Record(_) | Step::Seal { .. } | Step::End => {
-                    self.damaged.insert_range(self.next..view.segment.end.min(below));
+                    missing.insert_range(self.next..view.segment.end.min(below));
                     self.next = view.segment.end;
                     break;
                 }

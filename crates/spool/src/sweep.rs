@@ -17,6 +17,10 @@ use crate::log::is_full;
 /// systems need room for that).
 const RESERVE: &str = "log.reserve";
 
+/// What of a removed file is given back at once. A file system may tell the disk (discard), and a sync of another file
+/// waits behind that: 64 MiB took 14 ms.
+const GIVE_BACK_BYTES: u64 = if cfg!(test) { 200 } else { 4 << 20 };
+
 /// Removes the segments of one log.
 #[derive(Debug)]
 pub(crate) struct Sweeper<D: Disk> {
@@ -49,6 +53,7 @@ impl<D: Disk> Sweeper<D> {
     fn remove(&mut self, first: u64) -> io::Result<()> {
         let Some(segment) = self.catalog.take(first) else { return Ok(()) };
         let path = self.catalog.path(first);
+        let file = self.catalog.disk.open(&path);
         let removed = match self.catalog.disk.remove(&path) {
             Err(error) if is_full(&error) && self.reserve.take().is_some() => {
                 let reserve = self.catalog.disk.create(&self.catalog.dir.join(RESERVE));
@@ -61,8 +66,17 @@ impl<D: Disk> Sweeper<D> {
                 self.catalog.put(first, segment);
                 Err(error)
             }
-            Ok(()) | Err(_) => Ok(()),
+            Ok(()) | Err(_) => file.map_or(Ok(()), |file| self.give_back(&file)),
         }
+    }
+
+    /// Shortens a file that has no name any more, step by step; what is left goes when it is closed. Whoever still reads
+    /// in it finds it gone from the catalog.
+    fn give_back(&self, file: &D::File) -> io::Result<()> {
+        // After a power cut the name must not be there again with less behind it.
+        self.catalog.disk.sync_dir(&self.catalog.dir)?;
+        let steps = file.bytes()?.div_ceil(GIVE_BACK_BYTES);
+        (1..steps).rev().try_for_each(|step| file.truncate(step * GIVE_BACK_BYTES))
     }
 
     /// Takes the reserve, if there is room for it; without it only a full disk is harder.

@@ -23,7 +23,7 @@ pub(crate) const FILES_MAX: usize = 256;
 const BUFFER_BYTES: usize = 64 << 10;
 /// The kernel is asked to write a file out each time that so many bytes have come: left to the sync at its end, they would all
 /// come at once, and every other sync of the disk would wait behind them.
-const WRITE_OUT_BYTES: u64 = 4 << 20;
+const WRITE_OUT_BYTES: u64 = 1 << 20;
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
 

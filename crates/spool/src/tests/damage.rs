@@ -98,6 +98,26 @@ fn a_removed_segment_is_reported_and_passed() {
 }
 
 #[test]
+fn what_is_trimmed_under_a_reader_is_no_damage() {
+    let disk = FaultyDisk::new();
+    let (mut log, _) = open(&disk, small());
+    fill(&mut log, 0..60, 100);
+    let view = log.catalog().all_but_last()[0].clone();
+    // One has the file open, the other is about to open it.
+    let mut readers = [log.reader(Seq(0)), log.reader(Seq(0))];
+    assert!(!readers[0].read(1).unwrap().is_empty() && readers[0].position().0 < view.segment.end);
+    trim(&mut log, &range(0..view.segment.end), 0).unwrap();
+    for reader in &mut readers {
+        let mut found = Vec::new();
+        reader.read_view(&view, u64::MAX, 1 << 20, &mut found).unwrap();
+        assert!(found.len() < 5 && reader.position().0 == view.segment.end, "{found:?}");
+        let (rest, damaged) = drain(reader, 300);
+        assert!(damaged.is_empty(), "{damaged:?}");
+        assert_eq!(rest.len() as u64, 60 - view.segment.end);
+    }
+}
+
+#[test]
 fn foreign_and_rotten_segments_are_set_aside() {
     let disk = FaultyDisk::new();
     let (mut log, _) = open(&disk, small());
