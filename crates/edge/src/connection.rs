@@ -573,7 +573,8 @@ impl Connection {
 
     /// Stores and acknowledges whatever was complete, and says goodbye.
     async fn finish(&mut self, end: &End) {
-        let deadline = Instant::now() + self.ack_deadline();
+        // No later than if it went on (R42).
+        let deadline = self.clock.waiting.unwrap_or_else(Instant::now) + self.ack_deadline();
         while !self.pending.is_empty() {
             let next = std::future::poll_fn(|cx| {
                 self.acks.poll_write(&mut self.stream, cx);
@@ -773,6 +774,40 @@ pub(crate) mod tests {
         assert!(acks.push(&one));
         acks.write_all(&mut stream).await.unwrap();
         assert_eq!(stream.writes, [[&one[..], &other].concat(), one.to_vec()]);
+    }
+
+    /// A batch that hangs on its way to a disk is neither waited for without an end nor acknowledged late [R41, R42].
+    #[tokio::test]
+    async fn what_hangs_ends_its_connection_in_time() {
+        let text = "version = 1\ncluster.name = 'c'\nedge = [{ name = 'e', rack = 'r' }]\n\
+                    route = [{ match = '**', groups = ['g'] }]\nforward.ack_deadline = '1s'\n\
+                    [[group]]\nid = 'g'\nsink = [{ name = 's', rack = 'r', address = 'h:1' }]\n\
+                    store = { kind = 'file', path = 'out' }\n";
+        let (topology, _) = weir_topology::parse_topology(text, "topology.toml").unwrap();
+        let config = &topology.forward.listeners[0].settings;
+        let node = weir_model::NodeId::new("e").unwrap();
+        let settings = Arc::new(Settings::new("l", config, &node, None).unwrap());
+        let plan = Arc::new(arc_swap::ArcSwap::from_pointee(crate::plan::Plan::empty().unwrap()));
+        let tags = weir_telemetry::TagTable::new(weir_telemetry::Direction::In, 1);
+        let intake = Arc::new(crate::intake::Intake::new(plan, tags));
+        let door = Door::for_tests(settings.clone(), intake);
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut sender = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, address) = listener.accept().await.unwrap();
+        let peer = Peer::Net(address);
+        let (counted, session) = (door.admit(&peer).unwrap(), Session::new(settings.limits));
+        let mut connection =
+            Connection::new(door, settings, Stream::Tcp(socket), peer, None, session, counted);
+        connection.pending.push_back(Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            Stored { bytes: 0, ack: Bytes::from_static(b"late"), outcome: Ok(()) }
+        }));
+        connection.clock.waiting = Some(Instant::now());
+        tokio::spawn(connection.run());
+        let mut seen = Vec::new();
+        timeout(Duration::from_secs(20), sender.read_to_end(&mut seen)).await.expect("it ends").unwrap();
+        assert_eq!(seen, b"");
     }
 
     #[test]

@@ -33,9 +33,9 @@ impl Intake {
 
 /// What became of one batch.
 pub(crate) struct Stored {
-    bytes: usize,
-    ack: Bytes,
-    outcome: Result<(), NotStored>,
+    pub(crate) bytes: usize,
+    pub(crate) ack: Bytes,
+    pub(crate) outcome: Result<(), NotStored>,
 }
 
 pub(crate) type Pending = Pin<Box<dyn Future<Output = Stored> + Send>>;

@@ -119,6 +119,12 @@ impl Door {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn for_tests(settings: Arc<Settings>, intake: Arc<Intake>) -> Arc<Self> {
+        let quarantine = Quarantine::new(std::path::PathBuf::new());
+        Self::new("l", settings, intake, Budget::new(1 << 20), quarantine, CancellationToken::new())
+    }
+
     /// What holds now. Cheap; a connection asks again and again.
     pub(crate) fn settings(&self) -> arc_swap::Guard<Arc<Settings>> {
         self.settings.load()

@@ -96,6 +96,59 @@ async fn a_refused_sender_is_not_reset() {
     assert!(listened);
 }
 
+/// Whoever is closed and stays all the same gives its place free soon, be it silent, deaf or loud [R60].
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_closed_and_stays_makes_room() {
+    let refused = async |scene: &Scene| {
+        let mut sender = scene.tcp().await;
+        sender.send(b"\xc1").await;
+        sender
+    };
+    let idle = async |scene: &Scene| scene.tcp().await;
+    // Far more acknowledgements than sockets and the queue hold.
+    let deaf = async |scene: &Scene| {
+        let mut sender = scene.tcp().await;
+        let chunk = [b"\x93\xa1t\x90\x81\xa5chunk\xda\x03\xe8", &[b'1'; 1000][..]].concat();
+        for _ in 0..40 {
+            sender.send(&chunk.repeat(500)).await;
+        }
+        sender.send(b"\xc1").await;
+        sender
+    };
+    let freed = async |scene: &Scene, sender: Sender| {
+        until("there is room again", async || {
+            let mut sender = scene.tcp().await;
+            sender.0.write_all(&message("t", b'1')).await.is_ok() && sender.some(7).await == ack(b'1')
+        })
+        .await;
+        drop(sender);
+    };
+    let one = "[forward]\nmax_connections = 1\n";
+    tokio::join!(
+        async {
+            let scene = Scene::start(one).await;
+            freed(&scene, refused(&scene).await).await;
+        },
+        async {
+            let scene = Scene::start(&format!("{one}idle_timeout = '1s'\n")).await;
+            freed(&scene, idle(&scene).await).await;
+        },
+        async {
+            let scene = Scene::start(one).await;
+            freed(&scene, deaf(&scene).await).await;
+        },
+        async {
+            let scene = Scene::start("").await;
+            let mut sender = refused(&scene).await;
+            let (block, mut taken) = (vec![0; 1 << 20], 0);
+            while sender.0.write_all(&block).await.is_ok() {
+                taken += 1;
+            }
+            assert!(taken < 64, "{taken} MiB are more than sockets hold");
+        },
+    );
+}
+
 /// A sender with another address than `Scene::tcp`'s.
 async fn elsewhere(scene: &Scene) -> Sender {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -237,4 +290,30 @@ async fn what_is_not_stored_in_time_is_not_acknowledged() {
     assert!(acknowledged > 10, "{acknowledged}");
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(500) && took < Duration::from_secs(15), "{took:?}");
+}
+
+/// What is known never to be stored is answered at once, not when its time is over [R41].
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_ends_its_connection() {
+    let scene = Scene::with_group(
+        "quota = '64MiB'\noverflow = 'drop_oldest'\nack = 'store'",
+        "[[listener]]\nname = 'patient'\naddress = '127.0.0.1:0'\n\
+         [[listener]]\nname = 'quick'\naddress = '127.0.0.2:0'\nack = 'edge'\n",
+    )
+    .await;
+    let mut patient = scene.tcp().await;
+    patient.send(&message("t", b'1')).await;
+    let address = scene.edge.listeners().await[1].1.clone();
+    let mut quick = Sender(Box::new(tokio::net::TcpStream::connect(address).await.unwrap()));
+    let closed = tokio::spawn(async move { patient.rest().await });
+    let body = vec![0; 1 << 20];
+    let mut large =
+        [b"\x93\xa1t\x91\x92\x01\x81\xa1a\xc6\0\x10\0\0", &body[..], b"\x81\xa5chunk\xa12"].concat();
+    while !closed.is_finished() {
+        // Another payload each time; long before it is the first again, the quota is used up.
+        large[100] = large[100].checked_add(1).expect("it is dropped");
+        quick.send(&large).await;
+        quick.expect(&ack(b'2')).await;
+    }
+    assert_eq!(closed.await.unwrap(), b"", "not acknowledged");
 }
