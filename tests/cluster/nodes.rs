@@ -217,6 +217,43 @@ fn standalone_takes_other_topologies_up_while_it_runs() {
 }
 
 #[test]
+fn a_sink_of_another_group_is_asked_less_and_less_and_told_of_once() {
+    const REFUSALS: f64 = 6.0;
+    Scratch::run("another", |scratch| {
+        let (site, _) = Site::files(scratch)?;
+        let sink = site.sink("files-1")?;
+        // Another cluster, whose group of another name has a sink of this one's name and address.
+        let topology = fs::read_to_string(site.topology())?.replace("\"files\"", "\"other\"");
+        scratch.write("other.toml", topology)?;
+        let file = site.node_file("edge-1", "edge", "forward = \"127.0.0.1:0\"")?;
+        let file = scratch.write(
+            "another.toml",
+            fs::read_to_string(file)?.replace("\"topology.toml\"", "\"other.toml\""),
+        )?;
+        let began = Instant::now();
+        let mut command = Command::new(weir_binary()?);
+        command.arg("edge").arg("--config").arg(file);
+        let edge = Node::of(Process::start("edge-1", command, &scratch.dir("said")?)?)?;
+        until("the sink to refuse it again and again", LONG, || {
+            let refused = metric(sink.metrics, "weir_sink_refused_total", &[("reason", "name_or_group")])?;
+            ensure!(refused >= REFUSALS, "{refused} times");
+            Ok(())
+        })?;
+        // At least 200 ms before the second, 400 before the third, 800 before each further one.
+        let took = began.elapsed();
+        ensure!(took >= Duration::from_secs(3), "{REFUSALS} times in {took:?}");
+        let said = edge.process.said()?;
+        let lines = |text: &str| said.matches(text).count();
+        ensure!(
+            lines("does not take the session up") == 1 && lines("do both have the same topology?") == 1,
+            "{said}"
+        );
+        ensure!(lines("connected to sink") + lines("lost the connection") == 0, "{said}");
+        Ok(())
+    });
+}
+
+#[test]
 fn an_edge_of_another_authority_is_refused_without_a_flood_of_lines() {
     const REFUSALS: f64 = 12.0;
     Scratch::run("refused", |scratch| {

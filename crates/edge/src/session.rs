@@ -1,6 +1,8 @@
 //! One QUIC connection to one sink: control messages both ways, batches over lanes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -34,9 +36,24 @@ pub(crate) struct SessionHandle {
     control: mpsc::UnboundedSender<ToSink>,
     lanes: Vec<mpsc::UnboundedSender<Outgoing>>,
     connection: Connection,
+    welcomed: Arc<AtomicBool>,
 }
 
 impl SessionHandle {
+    /// Where the sink is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.connection.remote_address()
+    }
+
+    /// The sink has taken the session up.
+    pub(crate) fn welcome(&self) {
+        self.welcomed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_welcomed(&self) -> bool {
+        self.welcomed.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn control(&self, message: ToSink) {
         let _ = self.control.send(message);
     }
@@ -54,7 +71,8 @@ impl Drop for SessionHandle {
     }
 }
 
-/// Begins a session on a fresh connection: the tasks report to `inbox` until the connection is gone.
+/// Begins a session on a fresh connection: the tasks report to `inbox` until the connection is gone. `welcomed` is for whoever
+/// dials: it says whether the session came to be of use.
 pub(crate) fn begin(
     connection: Connection,
     sink: NodeId,
@@ -62,6 +80,7 @@ pub(crate) fn begin(
     hello: ToSink,
     log: GroupLog,
     inbox: mpsc::Sender<Input>,
+    welcomed: Arc<AtomicBool>,
 ) -> SessionHandle {
     let (control, queue) = mpsc::unbounded_channel();
     let (mut lanes, mut receivers) = (Vec::new(), Vec::new());
@@ -70,7 +89,7 @@ pub(crate) fn begin(
         lanes.push(sender);
         receivers.push(receiver);
     }
-    let handle = SessionHandle { epoch, control, lanes, connection: connection.clone() };
+    let handle = SessionHandle { epoch, control, lanes, connection: connection.clone(), welcomed };
     tokio::spawn(async move {
         if let Err(why) = run(&connection, &sink, epoch, hello, queue, receivers, log, &inbox).await {
             debug!(%sink, %why, "session over");

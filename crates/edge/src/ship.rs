@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,8 +37,12 @@ const READ_BYTES: usize = 2 << 20;
 const JOURNAL_BYTES_MAX: u64 = 4 << 20;
 /// How often time passes for the dispatcher.
 const TICK: Duration = Duration::from_millis(100);
-/// Waits between attempts to reach a sink.
+/// Waits between attempts to reach a sink, in milliseconds.
 const RETRY: std::ops::Range<u64> = 100..600;
+/// How often they double while a sink takes no session up.
+const DOUBLINGS_MAX: u32 = 3;
+/// Failures in a row for which there is one line in the log.
+const FAILURES_A_LINE: u32 = 60;
 
 /// Why a group's log does not open.
 #[derive(Debug)]
@@ -121,6 +126,8 @@ pub(crate) enum Input {
     Connected {
         sink: NodeId,
         connection: Connection,
+        /// Becomes true when the sink takes the session up.
+        welcomed: Arc<AtomicBool>,
     },
     Disconnected {
         sink: NodeId,
@@ -461,17 +468,16 @@ impl Driver {
     /// Ends the session with a sink, and the attempts to be connected to it.
     fn hang_up(&mut self, sink: &NodeId) {
         self.dispatcher.disconnected(sink, None);
-        self.sessions.remove(sink);
         if let Some(dial) = self.dials.remove(sink) {
             dial.stop.cancel();
         }
+        self.sessions.remove(sink);
     }
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Connected { sink, connection } => {
+            Input::Connected { sink, connection, welcomed } => {
                 if let Some((session, hello)) = self.dispatcher.greet(&sink) {
-                    info!(group = %self.group, %sink, address = %connection.remote_address(), "connected to sink");
                     let handle = session::begin(
                         connection,
                         sink.clone(),
@@ -479,18 +485,28 @@ impl Driver {
                         hello,
                         self.log.clone(),
                         self.inbox.clone(),
+                        welcomed,
                     );
                     self.sessions.insert(sink, handle);
                 }
             }
             Input::Disconnected { sink, session } => {
                 self.dispatcher.disconnected(&sink, Some(session));
-                if self.sessions.get(&sink).is_some_and(|handle| handle.epoch == session) {
-                    self.sessions.remove(&sink);
+                if self.sessions.get(&sink).is_some_and(|handle| handle.epoch == session)
+                    && self.sessions.remove(&sink).is_some_and(|handle| handle.is_welcomed())
+                {
                     warn!(group = %self.group, %sink, "lost the connection to the sink; its unpromised batches go elsewhere");
                 }
             }
-            Input::Message { sink, session, message } => self.dispatcher.handle(&sink, session, message),
+            Input::Message { sink, session, message } => {
+                if matches!(message, ToEdge::Welcome { .. })
+                    && let Some(handle) = self.sessions.get(&sink).filter(|handle| handle.epoch == session)
+                {
+                    handle.welcome();
+                    info!(group = %self.group, %sink, address = %handle.address(), "connected to sink");
+                }
+                self.dispatcher.handle(&sink, session, message);
+            }
             Input::Read { mut reader, records, damaged } => {
                 self.damaged(&damaged);
                 for stored in records {
@@ -693,7 +709,8 @@ async fn keep_connected(
     inbox: mpsc::Sender<Input>,
     stop: CancellationToken,
 ) {
-    let mut failures = 0_u32;
+    // In a row: it was not reached; it was, but did not take the session up.
+    let (mut failures, mut refusals) = (0_u32, 0_u32);
     loop {
         let dialled = tokio::select! {
             dialled = dialer.dial(&address, &sink) => dialled,
@@ -702,23 +719,37 @@ async fn keep_connected(
         match dialled {
             Ok(connection) => {
                 failures = 0;
-                let input = Input::Connected { sink: sink.clone(), connection: connection.clone() };
+                let welcomed = Arc::new(AtomicBool::new(false));
+                let (sink_, connection_, welcomed_) = (sink.clone(), connection.clone(), welcomed.clone());
+                let input = Input::Connected { sink: sink_, connection: connection_, welcomed: welcomed_ };
                 if inbox.send(input).await.is_err() {
                     return;
                 }
-                tokio::select! {
-                    _ = connection.closed() => {}
+                let reason = tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
+                    reason = connection.closed() => reason,
+                };
+                if welcomed.load(Ordering::Relaxed) {
+                    refusals = 0;
+                } else {
+                    if refusals.is_multiple_of(FAILURES_A_LINE) {
+                        warn!(%sink, %address, %reason, "the sink does not take the session up; trying again");
+                    }
+                    refusals = refusals.saturating_add(1);
                 }
             }
             Err(error) => {
-                if failures.is_multiple_of(60) {
+                if failures.is_multiple_of(FAILURES_A_LINE) {
                     warn!(%sink, %address, error = &error as &dyn std::error::Error, "cannot reach the sink; trying again");
                 }
                 failures = failures.saturating_add(1);
+                refusals = 0;
             }
         }
-        let pause = Duration::from_millis(rand::random_range(RETRY));
+        let doublings = refusals.min(DOUBLINGS_MAX);
+        let pause = rand::random_range(RETRY.start << doublings..RETRY.end << doublings);
+        let pause = Duration::from_millis(pause);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,

@@ -128,7 +128,10 @@ impl Connection {
     /// Ends the connection at once and tells the peer. What streams still hold is dropped: let them finish first
     /// where that matters.
     pub fn close(&self, code: u32, reason: &str) {
-        self.quic.close(VarInt::from_u32(code), reason.as_bytes());
+        // What has ended keeps its reason; quinn would take this one.
+        if self.quic.close_reason().is_none() {
+            self.quic.close(VarInt::from_u32(code), reason.as_bytes());
+        }
     }
 
     /// Waits for the end of the connection and says why it ended.

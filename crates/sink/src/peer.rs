@@ -17,6 +17,8 @@ use crate::stage::{Stage, Staged};
 
 /// How long a peer may take with its first message.
 const GREETING_MAX: Duration = Duration::from_secs(5);
+/// How long an edge waits that is not let in.
+const REFUSED_FOR: Duration = Duration::from_millis(300);
 /// Longest payload of one batch: the most that an edge takes from a sender in one message.
 const PAYLOAD_BYTES_MAX: usize = 512 << 20;
 
@@ -73,19 +75,17 @@ async fn run(
         return Err("the first message is no hello".to_owned());
     };
     if version != WIRE_VERSION {
-        let detail = format_args!(
-            "it speaks version {version} of the link, and this sink {WIRE_VERSION}; upgrade one of them"
+        let detail = format!(
+            "the edge speaks version {version} of the link, and this sink {WIRE_VERSION}; upgrade one of them"
         );
-        refused("version", connection.peer(), &detail);
-        return Err("another version".to_owned());
+        return Err(refuse(connection, "version", detail).await);
     }
     if log.edge != *connection.peer() || log.group != *group {
-        let detail = format_args!(
-            "it comes as {} for group {}, and this sink is of group {group}; do both have the same topology?",
+        let detail = format!(
+            "the edge comes as {} for group {}, and this sink is of group {group}; do both have the same topology?",
             log.edge, log.group
         );
-        refused("name_or_group", connection.peer(), &detail);
-        return Err("wrong name or group".to_owned());
+        return Err(refuse(connection, "name_or_group", detail).await);
     }
     let log = Arc::new(log);
     *opened = Some((log.clone(), session));
@@ -118,6 +118,15 @@ async fn run(
             },
         }
     }
+}
+
+/// Notes that an edge is not let in, and tells it why. QUIC sends no close while its window is full, and a probe of the path's
+/// MTU may fill the first one: hence the moment.
+async fn refuse(connection: &Connection, reason: &'static str, detail: String) -> String {
+    refused(reason, connection.peer(), &detail);
+    let _ = tokio::time::timeout(REFUSED_FOR, connection.closed()).await;
+    connection.close(0, &detail);
+    detail
 }
 
 async fn write_control(
