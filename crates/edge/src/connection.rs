@@ -422,7 +422,10 @@ impl Connection {
         }
         let wanted = if self.busy { bytes_ahead(missing, held, bite) } else { SIP_BYTES };
         let allowed = match self.holding.allowance(wanted, held > 0) {
-            Allowance::Yes(bytes) => bytes,
+            Allowance::Yes(bytes) => {
+                self.clock.finishing = None;
+                bytes
+            }
             Allowance::Finish(bytes) => {
                 self.clock.finishing.get_or_insert_with(Instant::now);
                 bytes

@@ -720,9 +720,12 @@ async fn keep_connected(
             Ok(connection) => {
                 failures = 0;
                 let welcomed = Arc::new(AtomicBool::new(false));
-                let (sink_, connection_, welcomed_) = (sink.clone(), connection.clone(), welcomed.clone());
-                let input = Input::Connected { sink: sink_, connection: connection_, welcomed: welcomed_ };
-                if inbox.send(input).await.is_err() {
+                let connected = Input::Connected {
+                    sink: sink.clone(),
+                    connection: connection.clone(),
+                    welcomed: welcomed.clone(),
+                };
+                if inbox.send(connected).await.is_err() {
                     return;
                 }
                 let reason = tokio::select! {

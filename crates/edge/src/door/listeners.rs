@@ -29,8 +29,8 @@ use crate::intake::Intake;
 /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`. A storm of senders after a
 /// network outage comes at once.
 const BACKLOG: u32 = 16 << 10;
-/// How often the memory of the process is measured.
-const MEASURE_EVERY: Duration = Duration::from_millis(100);
+/// How often the memory of the process is measured: while messages are held, and else.
+const MEASURE_EVERY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 /// How often certificate files are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
 /// How often a port for heartbeats that somebody else has is tried again.
@@ -446,7 +446,7 @@ async fn watch_memory(budget: Arc<Budget>, stop: CancellationToken) {
         budget.measure(usize::try_from(resident).unwrap_or(usize::MAX));
         held.set(budget.used() as f64);
         tokio::select! {
-            () = tokio::time::sleep(MEASURE_EVERY) => {}
+            () = tokio::time::sleep(MEASURE_EVERY[usize::from(budget.used() == 0)]) => {}
             () = stop.cancelled() => return,
         }
     }

@@ -123,13 +123,10 @@ impl Holding {
         // A quarter of what it lacks: then it holds as much as its source lacks of twice of what is still free.
         let lacks = (2 * free).saturating_sub(self.source.load(Ordering::Relaxed) + self.bytes);
         let left = lacks / 4;
-        if wanted <= left {
-            self.let_go();
-            return Allowance::Yes(wanted);
-        }
         // Less than a grain is nothing to go on with: such a connection asks for the right to finish.
-        if left >= GRAIN {
-            return Allowance::Yes(left);
+        if left >= wanted.min(GRAIN) {
+            self.let_go();
+            return Allowance::Yes(wanted.min(left));
         }
         if self.finishes_from.is_none() {
             if !unfinished || budget.finisher.swap(true, Ordering::Relaxed) {
@@ -208,6 +205,9 @@ mod tests {
         assert_eq!(greedy.allowance(MIB, true), No, "nobody goes beyond the whole");
         greedy.set(TOTAL - 3 * MIB);
         assert_eq!(greedy.allowance(4 * MIB, true), Finish(3 * MIB), "the last eighth too");
+        greedy.set(MIB);
+        assert_eq!(greedy.allowance(TOTAL, true), Allowance::Yes((TOTAL / 8 * 7 - 2 * MIB) / 2));
+        assert!(!budget.finisher.load(Ordering::Relaxed), "who gets its share needs no right");
         drop(greedy);
         assert_eq!(budget.used(), 0);
         assert_eq!(budget.beyond.load(Ordering::Relaxed), 0);

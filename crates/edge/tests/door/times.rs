@@ -317,3 +317,21 @@ async fn what_is_dropped_ends_its_connection() {
     }
     assert_eq!(closed.await.unwrap(), b"", "not acknowledged");
 }
+
+/// Who finishes a message that is larger than its share of memory has others wait, and must not wait itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finishes_beyond_its_share_and_falls_silent_is_closed() {
+    let scene = Scene::start("[forward]\nmemory = '32MiB'\n").await;
+    // Of 16 MiB one connection may hold 7, and this one stops at 9 of 12.
+    let mut silent = scene.tcp().await;
+    silent.send(&[b"\x92\xa1t\xc6\0\xc0\0\0", &vec![0xc0; 9 << 20][..]].concat()).await;
+    let mut modest = scene.tcp().await;
+    modest.send(&[b"\x92\xa1t\xc6\0\xc0\0\0", &[0xc0; 1000][..]].concat()).await;
+    let began = Instant::now();
+    assert_eq!(silent.rest().await, b"");
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(20), "{took:?}");
+    // Within its share nobody is closed for it.
+    modest.send(b"\xc0").await;
+    assert!(tokio::time::timeout(Duration::from_millis(100), modest.rest()).await.is_err());
+}
