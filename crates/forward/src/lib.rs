@@ -14,6 +14,7 @@ pub mod unpack;
 mod annotate;
 mod cut;
 mod frame;
+mod frames;
 mod json;
 mod message;
 mod outcome;

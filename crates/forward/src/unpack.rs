@@ -8,6 +8,8 @@ use std::io::{self, Read};
 
 use weir_model::Encoding;
 
+use crate::frames::Frames;
+
 /// The inflated bytes that are in memory at once while a payload is only looked through, but for an entry that is larger.
 const WINDOW_BYTES: usize = 256 << 10;
 /// The same for a payload so small that it hardly needs as many.
@@ -50,9 +52,8 @@ fn gzip(payload: &[u8]) -> impl Read {
     flate2::bufread::MultiGzDecoder::new(payload)
 }
 
-/// The window that a frame declares is bounded at 2^27 bytes, zstd's own default.
 fn zstd(payload: &[u8]) -> Result<impl Read, UnpackError> {
-    zstd::stream::read::Decoder::with_buffer(payload).map_err(UnpackError::Damaged)
+    Frames::new(payload).map_err(UnpackError::Damaged)
 }
 
 fn inflate(reader: impl Read, packed: usize, limit: usize) -> Result<Vec<u8>, UnpackError> {
