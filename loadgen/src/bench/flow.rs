@@ -231,7 +231,8 @@ fn finished(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn finished_bytes(dir: &Path) -> u64 {
+/// Bytes of finished files below `dir`.
+pub(super) fn finished_bytes(dir: &Path) -> u64 {
     finished(dir).iter().filter_map(|file| fs::metadata(file).ok()).map(|meta| meta.len()).sum()
 }
 

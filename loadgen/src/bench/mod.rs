@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::Args;
 
+mod ballast;
 mod borders;
 mod cases;
 pub(crate) mod copy;

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 
 use super::{
     Bench,
+    ballast::Ballast,
     cases::Case,
     flow::{self, Running},
     load::{self, Load, Sent},
@@ -46,7 +47,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// A backlog drains while new traffic comes at half of the end-to-end rate.
+    /// A backlog drains while new traffic comes at half of the end-to-end rate. The yardstick takes that traffic beside a
+    /// thread that writes as much as the sink did: what the disk alone makes of it.
     pub(super) fn backlog(&self, case: &Case, report: &mut CaseReport) -> anyhow::Result<()> {
         let traffic = Arc::new(Traffic::new(case.shape)?);
         let most = self.most(case, &traffic, true)?;
@@ -70,17 +72,25 @@ impl Bench<'_> {
         let all = (kept.events + load_events(&traffic, load)) as f64;
         until("the backlog is stored", || Ok(metric(page, STORED, "")? >= all))?;
         let seconds = begun.elapsed().as_secs_f64();
+        let written = flow::finished_bytes(&cluster.output()) as f64 / seconds;
         let sent = arriving.join().map_err(|_| anyhow::anyhow!("the senders died"))??;
-        let mut figures = paced_figures(&sent);
+        let mut figures = beside_backlog(&quiet, &sent);
         figures.insert("end_to_end_events_per_second", most);
         figures.insert("drain_events_per_second", all / seconds);
         figures.insert("drain / end_to_end", all / seconds / most);
-        let quiet = quiet.ack_micros.value_at_quantile(0.99) as f64 / 1e3;
-        figures.insert("ack_p99_ms_without_backlog", quiet);
         for (name, process) in [("edge_peak_mib", &edge), ("sink_peak_mib", &sink)] {
             figures.insert(name, mib(process.usage().resident_peak));
         }
         report.add("weir", figures);
+        drop((edge, sink, dir));
+
+        let dir = self.scratch()?;
+        let (_copy, forward) = super::yardstick(dir.path())?;
+        let quiet = load::run(forward, &traffic, load)?;
+        let ballast = Ballast::start(dir.path(), written)?;
+        let sent = load::run(forward, &traffic, load)?;
+        ballast.end()?;
+        report.add(CaseReport::COPY, beside_backlog(&quiet, &sent));
         Ok(())
     }
 
@@ -180,6 +190,17 @@ impl Bench<'_> {
         let gib = if self.args.smoke { 0.02 } else { gib };
         (gib * f64::from(1 << 30) / case.shape.event_bytes as f64) as u64
     }
+}
+
+/// Figures of new traffic beside a backlog, or what stands for one, and of the same without.
+fn beside_backlog(without: &Sent, beside: &Sent) -> Figures {
+    let mut figures = paced_figures(beside);
+    let without = without.ack_micros.value_at_quantile(0.99) as f64 / 1e3;
+    figures.insert("ack_p99_ms_without_backlog", without);
+    if let Some(beside) = figures.get("ack_p99_ms") {
+        figures.insert("ack_p99 / without_backlog", beside / without);
+    }
+    figures
 }
 
 fn load_events(traffic: &Traffic, load: Load) -> u64 {
