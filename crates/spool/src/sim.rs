@@ -86,6 +86,7 @@ struct Faults {
     /// Good calls before the bad one.
     write_in: Option<u32>,
     sync_in: Option<u32>,
+    read_in: Option<u32>,
     lying: bool,
 }
 
@@ -312,6 +313,11 @@ impl FaultyDisk {
         self.state.lock().faults.sync_in = Some(good);
     }
 
+    /// Fails one read for want of memory, after `good` more that work: nothing is wrong with the bytes.
+    pub fn fail_read_in(&self, good: u32) {
+        self.state.lock().faults.read_in = Some(good);
+    }
+
     /// Takes the faults back, capacity excepted.
     pub fn heal(&self) {
         let mut state = self.state.lock();
@@ -493,6 +499,9 @@ impl DiskFile for FaultyFile {
 
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
         self.with(|state| {
+            if strikes(&mut state.faults.read_in) {
+                return Err(rustix::io::Errno::NOMEM.into());
+            }
             let file = &state.files[&self.file];
             let asked = at..at + into.len() as u64;
             if file.unreadable.iter().any(|bad| bad.start < asked.end && asked.start < bad.end) {

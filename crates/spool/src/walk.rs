@@ -59,15 +59,6 @@ impl<F: DiskFile> Walker<F> {
         Self { file, at: range.start, end: range.end, block_bytes, salt, block: Bytes::new(), block_at: 0 }
     }
 
-    /// Whether the next frame is in memory already, whole.
-    pub(crate) fn has_next_in_memory(&self) -> bool {
-        let Some(start) = self.at.checked_sub(self.block_at) else { return false };
-        let Some(rest) = usize::try_from(start).ok().and_then(|start| self.block.get(start..)) else {
-            return false;
-        };
-        Head::decode(rest, self.salt).is_some_and(|head| head.frame_bytes() <= rest.len() as u64)
-    }
-
     /// Takes the next step.
     ///
     /// # Errors

@@ -66,6 +66,30 @@ fn an_unreadable_sector_costs_its_records() {
 }
 
 #[test]
+fn a_read_that_fails_costs_nothing_wherever_it_strikes() {
+    let disk = FaultyDisk::new();
+    let (mut log, _) = open(&disk, Options { segment_bytes: 4 << 20, quota_bytes: 64 << 20, ..small() });
+    // Several blocks for each call, and several segments.
+    fill(&mut log, 0..100, 100_000);
+    for good in 0..60 {
+        disk.fail_read_in(good);
+        let (mut reader, mut failed) = (log.reader(Seq(0)), false);
+        let mut found = Vec::new();
+        loop {
+            match reader.read(1 << 20) {
+                Ok(records) if records.is_empty() => break,
+                Ok(records) => found.extend(records.iter().map(|record| record.seq.0)),
+                Err(_) => failed = true,
+            }
+        }
+        assert_eq!(found, (0..100).collect::<Vec<_>>(), "the read after {good} failed");
+        assert!(reader.take_damaged().is_empty(), "the read after {good} failed");
+        assert!(failed || good > 0, "the first read has nothing to hand out");
+        disk.heal();
+    }
+}
+
+#[test]
 fn damage_in_a_sealed_segment_is_found_when_read() {
     let disk = FaultyDisk::new();
     let (mut log, _) = open(&disk, small());
