@@ -1,6 +1,8 @@
 //! What reading and opening make of bytes that the disk has spoilt.
 
 use super::*;
+use crate::inspect::{self, Item};
+use crate::{DiskFile, OsDisk};
 
 /// Where record `n` of a fixed layout begins: 44 bytes of file header, records of equal length.
 fn place(n: u64, frame: u64) -> u64 {
@@ -204,4 +206,38 @@ fn numbers_that_were_told_are_not_used_again() {
     let (log, recovery) = open(&disk, told);
     assert_eq!((recovery.next, recovery.damaged), (Seq(6), range(2..3)));
     assert_eq!(contents(&log).0.len(), 5);
+}
+
+#[test]
+fn a_segment_that_is_trimmed_while_it_is_inspected_is_no_damage() {
+    for (trimmed, damaged) in [(true, false), (false, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { segment_bytes: 4 << 20, quota_bytes: 64 << 20, ..small() };
+        let (mut log, _) = Log::open(&Arc::new(OsDisk), dir.path(), options, Incarnation(1), 0).unwrap();
+        for n in 0..60 {
+            log.append(&[numbered(n, 100_000)], n).unwrap();
+        }
+        log.sync().unwrap();
+        let (mut seen, mut places) = (0, 0);
+        inspect::visit(dir.path(), Seq(0), |segment, item| {
+            match item {
+                Item::Record { record, .. } => {
+                    seen += 1;
+                    if record.seq == Seq(0) {
+                        // As a trim does: the name first, then the bytes. Or as some other hand would.
+                        let file = OsDisk.open(&segment.path).unwrap();
+                        if trimmed {
+                            OsDisk.remove(&segment.path).unwrap();
+                        }
+                        file.truncate(200).unwrap();
+                    }
+                }
+                Item::Damage { .. } | Item::Unfinished { .. } => places += 1,
+            }
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(places > 0, damaged, "{places} places, trimmed: {trimmed}");
+        assert!((20..60).contains(&seen), "the first block and the second segment: {seen}");
+    }
 }
