@@ -1,4 +1,4 @@
-//! Goes through the frames of one file, in large reads, and over damage to the next sound frame.
+//! Goes through the frames of one file, block by block, and over damage to the next sound frame.
 //!
 //! Left out on purpose: what a gap in the numbers means; recovery, readers and `inspect` each judge that.
 
