@@ -121,8 +121,8 @@ pub trait DiskFile: Send + Sync + 'static {
     fn read_no_further(&self) {}
 }
 
-/// Pages that are given back at once, in bytes. Few kernels let another thread on while they do it: 64 MiB took 4 ms, and
-/// the log's thread waited for them on the same core.
+/// Pages that are given back at once, in bytes. The kernel may let no other thread on while it does it: 64 MiB held a core
+/// for 4 ms, on which the log's thread had been woken.
 const FORGET_BYTES: usize = 1 << 20;
 
 /// The real disk.
