@@ -15,7 +15,7 @@ use super::{
     Bench,
     cases::{Case, Job},
     load::{self, Sent},
-    others::{Collector, Output},
+    others::{Collector, Input, Output},
     process::{Process, Usage},
     report::{CaseReport, Figures},
     traffic::Traffic,
@@ -65,9 +65,7 @@ impl Bench<'_> {
         let outputs: &[_] = if case.job == Job::File { &["file", "two hops"] } else { &["null"] };
         let installed = Collector::ALL.into_iter().filter(|other| !self.args.only_weir && other.is_here());
         for collector in installed {
-            // Vector has no Forward output, so no second hop.
-            let outputs = outputs.iter().filter(|&&to| to != "two hops" || collector != Collector::Vector);
-            subjects.extend(outputs.map(|to| Subject::Other(collector, to)));
+            subjects.extend(outputs.iter().map(|to| Subject::Other(collector, to)));
         }
         for round in 0..self.rounds() {
             for &subject in &subjects {
@@ -104,10 +102,12 @@ impl Bench<'_> {
             Subject::Other(collector, to) => {
                 let output = dir.join("output");
                 let last = if to == "null" { Output::Null } else { Output::File(output.clone()) };
-                let (process, mut forward) = collector.start("last", dir, &last)?;
+                let input = if to == "two hops" { Input::Peer } else { Input::Forward };
+                let (process, mut forward) = collector.start("last", dir, input, &last)?;
                 let mut processes = vec![("last", process)];
-                if to == "two hops" {
-                    let (first, address) = collector.start("first", dir, &Output::Forward(forward))?;
+                if input == Input::Peer {
+                    let next = Output::Peer(forward);
+                    let (first, address) = collector.start("first", dir, Input::Forward, &next)?;
                     processes.push(("first", first));
                     forward = address;
                 }

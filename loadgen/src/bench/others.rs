@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use super::process::Process;
 
@@ -27,14 +27,23 @@ pub(super) enum Collector {
     Fluentd,
 }
 
+/// Who sends to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// A sender of Forward.
+    Forward,
+    /// One of its kind, through [`Output::Peer`].
+    Peer,
+}
+
 /// Where its events go.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Output {
     Null,
     /// JSON lines below this directory.
     File(PathBuf),
-    /// Another collector's Forward port.
-    Forward(SocketAddr),
+    /// Another of its kind: over Forward, but Vector has no output for that and takes its own protocol.
+    Peer(SocketAddr),
 }
 
 impl Collector {
@@ -55,11 +64,12 @@ impl Collector {
         std::env::split_paths(&path).any(|dir| dir.join(self.program()).is_file())
     }
 
-    /// Starts it with its files in `dir`, under `name`; gives where senders connect.
+    /// Starts it with its files in `dir`, under `name`; gives the address that takes its input.
     pub(super) fn start(
         self,
         name: &str,
         dir: &Path,
+        input: Input,
         output: &Output,
     ) -> anyhow::Result<(Process, SocketAddr)> {
         if let Output::File(path) = output {
@@ -70,7 +80,7 @@ impl Collector {
         fs::create_dir_all(&data)?;
         let (file, text) = match self {
             Self::FluentBit => ("conf", fluent_bit(listen, &data, output)),
-            Self::Vector => ("yaml", vector(listen, &data, output)?),
+            Self::Vector => ("yaml", vector(listen, &data, input, output)),
             Self::Fluentd => ("conf", fluentd(listen, &data, output)),
         };
         let config = dir.join(format!("{name}.{file}"));
@@ -103,7 +113,7 @@ fn fluent_bit(listen: SocketAddr, data: &Path, output: &Output) -> String {
         Output::File(path) => {
             writeln!(text, "  name file\n  path {}\n  file out.jsonl\n  format plain", path.display())
         }
-        Output::Forward(to) => writeln!(
+        Output::Peer(to) => writeln!(
             text,
             "  name forward\n  host {}\n  port {}\n  require_ack_response true\n  workers 2",
             to.ip(),
@@ -113,20 +123,23 @@ fn fluent_bit(listen: SocketAddr, data: &Path, output: &Output) -> String {
     text
 }
 
-fn vector(listen: SocketAddr, data: &Path, output: &Output) -> anyhow::Result<String> {
-    let buffer = "    buffer: {type: disk, max_size: 4294967296, when_full: block}\n";
+fn vector(listen: SocketAddr, data: &Path, input: Input, output: &Output) -> String {
+    let source = match input {
+        Input::Forward => "fluent",
+        Input::Peer => "vector",
+    };
     let sink = match output {
         Output::Null => "    type: blackhole\n".to_owned(),
         Output::File(path) => {
             format!("    type: file\n    path: {}/out.jsonl\n    encoding: {{codec: json}}\n", path.display())
         }
-        Output::Forward(_) => None.context("Vector has no Forward output")?,
+        Output::Peer(to) => format!("    type: vector\n    address: {to}\n"),
     };
-    Ok(format!(
-        "data_dir: {}\nacknowledgements: {{enabled: true}}\nsources:\n  in:\n    type: fluent\n    address: {listen}\n\
-         sinks:\n  out:\n    inputs: [in]\n{sink}{buffer}",
+    format!(
+        "data_dir: {}\nacknowledgements: {{enabled: true}}\nsources:\n  in:\n    type: {source}\n    address: {listen}\n\
+         sinks:\n  out:\n    inputs: [in]\n{sink}    buffer: {{type: disk, max_size: 4294967296, when_full: block}}\n",
         data.display()
-    ))
+    )
 }
 
 fn fluentd(listen: SocketAddr, data: &Path, output: &Output) -> String {
@@ -144,7 +157,7 @@ fn fluentd(listen: SocketAddr, data: &Path, output: &Output) -> String {
                 path.display()
             )
         }
-        Output::Forward(to) => format!(
+        Output::Peer(to) => format!(
             "  @type forward\n  require_ack_response true\n  <server>\n    host {}\n    port {}\n  </server>\n{buffer}",
             to.ip(),
             to.port()
