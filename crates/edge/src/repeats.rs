@@ -174,12 +174,12 @@ pub(crate) async fn keep_saved(
             (recent.unsaved(), recent.snapshot_bytes())
         };
         if !records.is_empty() {
-            let records: Vec<Bytes> = records.iter().map(RecentRecord::encode).collect();
+            let records: Vec<Bytes> = records.into_iter().map(|record| record.encode()).collect();
             let outcome = match journal.append(records).await {
                 // A full disk must not keep the log from being trimmed, which is what will make room.
                 Ok(()) if journal.bytes() > FILE_BYTES.max(REWRITE_AT * bytes) => {
                     let snapshot = repeats.lock().snapshot();
-                    journal.rewrite(snapshot.iter().map(RecentRecord::encode).collect()).await
+                    journal.rewrite(snapshot.into_iter().map(|record| record.encode()).collect()).await
                 }
                 other => other,
             };

@@ -383,7 +383,7 @@ fn repeats(reader: &mut Reader<'_>, block: Option<Block<'_>>) -> Repeats {
     let raw: Option<RawRepeats> = block.and_then(|block| reader.block(&block, &[]));
     let (window, chunks) = raw.map_or((None, None), |raw| (raw.window, raw.chunks));
     if let Some(chunks) = chunks.as_ref().filter(|chunks| *chunks.get_ref() > CHUNKS_MAX) {
-        let hint = format!("up to {CHUNKS_MAX}; each takes about 80 bytes of memory");
+        let hint = format!("up to {CHUNKS_MAX}; each takes about 45 bytes of memory");
         reader.error(chunks.span(), "too many chunks to be remembered", Some(hint));
     }
     Repeats {

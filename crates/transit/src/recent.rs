@@ -7,9 +7,12 @@
 
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
+use std::hash::BuildHasher;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Place;
 use serde::{Deserialize, Serialize};
 
 use weir_model::{Fingerprint, Incarnation, Seq, SeqRanges};
@@ -24,7 +27,7 @@ const CHUNK_BYTES: usize = 28;
 pub struct RecentBounds {
     /// Seconds after which a chunk is forgotten.
     pub seconds: u32,
-    /// Chunks remembered at the most; above it the oldest are forgotten. About 80 bytes of memory each.
+    /// Chunks remembered at the most; above it the oldest are forgotten. About 45 bytes of memory each.
     pub chunks: usize,
 }
 
@@ -91,16 +94,14 @@ struct Known {
 pub struct Recent {
     bounds: RecentBounds,
     incarnation: Incarnation,
-    known: HashMap<Fingerprint, u64, RandomState>,
-    // Oldest first. An entry that `known` does not confirm was dropped since.
-    order: VecDeque<Known>,
+    window: Window,
     // By which claim.
     claimed: HashMap<Fingerprint, u64, RandomState>,
     claims: u64,
     noted: SeqRanges,
-    // Noted and not given out yet.
-    fresh: Vec<Known>,
+    // Noted and not given out yet: batches, and how many chunks had come before theirs.
     fresh_seqs: SeqRanges,
+    fresh: u64,
     dropped: SeqRanges,
     // Given out, not reported as saved yet; what is given out next waits for that.
     saving: Option<SeqRanges>,
@@ -120,13 +121,12 @@ impl Recent {
         let mut recent = Self {
             bounds,
             incarnation,
-            known: HashMap::default(),
-            order: VecDeque::new(),
+            window: Window::default(),
             claimed: HashMap::default(),
             claims: 0,
             noted: SeqRanges::new(),
-            fresh: Vec::new(),
             fresh_seqs: SeqRanges::new(),
+            fresh: 0,
             dropped: SeqRanges::new(),
             saving: None,
         };
@@ -138,10 +138,11 @@ impl Recent {
                     recent.noted.insert_all(&seqs);
                     unpack(chunks).for_each(|known| recent.remember(known));
                 }
-                RecentRecord::Dropped(seqs) if ours => recent.drop_known(&seqs),
+                RecentRecord::Dropped(seqs) if ours => recent.window.drop_batches(&seqs),
                 _ => {}
             }
         }
+        recent.fresh = recent.window.came();
         recent
     }
 
@@ -157,8 +158,8 @@ impl Recent {
     /// Asks for the chunks of one batch, in their order. What is [`Claim::Mine`] is claimed until it is reported.
     pub fn claim(&mut self, chunks: &[Fingerprint]) -> Vec<Claim> {
         self.claims += 1;
-        let mut claim = |chunk: &Fingerprint| match self.known.get(chunk) {
-            Some(&seq) => Claim::Stored(Seq(seq)),
+        let mut claim = |chunk: &Fingerprint| match self.window.seq_of(chunk) {
+            Some(seq) => Claim::Stored(seq),
             None => match self.claimed.entry(*chunk) {
                 Entry::Vacant(free) => {
                     free.insert(self.claims);
@@ -193,29 +194,23 @@ impl Recent {
         }
         self.fresh_seqs.insert(seq);
         for &chunk in chunks {
-            let known = Known { chunk, seq: seq.0, seconds };
-            self.remember(known);
-            self.fresh.push(known);
+            self.remember(Known { chunk, seq: seq.0, seconds });
         }
     }
 
     /// These batches were dropped from the log before any store had them: a retry of theirs is welcome.
     pub fn drop_batches(&mut self, seqs: &SeqRanges) {
-        self.drop_known(seqs);
-        self.fresh.retain(|known| !seqs.contains(Seq(known.seq)));
+        self.window.drop_batches(seqs);
         self.dropped.insert_all(seqs);
     }
 
     /// Forgets what is older than the window. `now` is in seconds since 1970.
     pub fn tick(&mut self, now: u32) {
-        while let Some(oldest) = self.order.front()
+        while let Some(oldest) = self.window.order.front()
             && (oldest.seconds.saturating_add(self.bounds.seconds) < now
-                || self.order.len() > self.bounds.chunks)
+                || self.window.order.len() > self.bounds.chunks)
         {
-            if self.known.get(&oldest.chunk) == Some(&oldest.seq) {
-                self.known.remove(&oldest.chunk);
-            }
-            self.order.pop_front();
+            self.window.pop();
         }
     }
 
@@ -227,18 +222,19 @@ impl Recent {
     /// The batch that holds this chunk.
     #[must_use]
     pub fn seq_of(&self, chunk: &Fingerprint) -> Option<Seq> {
-        self.known.get(chunk).copied().map(Seq)
+        self.window.seq_of(chunk)
     }
 
-    /// What has been noted since the last call, to be appended to the file; report with [`saved`](Self::saved).
-    /// Nothing while an earlier answer is not reported, or where nothing is new.
+    /// What has been noted since the last call, but for chunks that are forgotten already, to be appended to the file;
+    /// report with [`saved`](Self::saved). Nothing while an earlier answer is not reported, or where nothing is new.
     pub fn unsaved(&mut self) -> Vec<RecentRecord> {
         if self.saving.is_some() || self.fresh_seqs.is_empty() && self.dropped.is_empty() {
             return Vec::new();
         }
         let seqs = std::mem::take(&mut self.fresh_seqs);
-        let chunks = pack(&std::mem::take(&mut self.fresh));
         let dropped = std::mem::take(&mut self.dropped);
+        let fresh = self.window.since(std::mem::replace(&mut self.fresh, self.window.came()));
+        let chunks = pack(fresh.filter(|known| !dropped.contains(Seq(known.seq))));
         self.saving = Some(seqs.clone());
         let mut records = vec![RecentRecord::Of(self.incarnation), RecentRecord::Stored { seqs, chunks }];
         if !dropped.is_empty() {
@@ -270,45 +266,104 @@ impl Recent {
         let mut seqs = self.noted.clone();
         seqs.remove_all(&self.fresh_seqs);
         let saved = |known: &&Known| {
-            seqs.contains(Seq(known.seq)) && self.known.get(&known.chunk) == Some(&known.seq)
+            let seq = Seq(known.seq);
+            seqs.contains(seq) && self.window.seq_of(&known.chunk) == Some(seq)
         };
-        let known: Vec<Known> = self.order.iter().filter(saved).copied().collect();
-        vec![RecentRecord::Of(self.incarnation), RecentRecord::Stored { seqs, chunks: pack(&known) }]
+        let chunks = pack(self.window.since(0).filter(saved));
+        vec![RecentRecord::Of(self.incarnation), RecentRecord::Stored { seqs, chunks }]
     }
 
     /// How many chunks are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.window.table.len()
     }
 
     /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.window.table.is_empty()
     }
 
     /// About how many bytes a [`snapshot`](Self::snapshot) takes.
     #[must_use]
     pub fn snapshot_bytes(&self) -> u64 {
-        (self.known.len() * CHUNK_BYTES) as u64
+        (self.len() * CHUNK_BYTES) as u64
     }
 
     fn remember(&mut self, known: Known) {
-        self.known.insert(known.chunk, known.seq);
-        self.order.push_back(known);
-        if self.order.len() > self.bounds.chunks {
+        self.window.push(known);
+        if self.window.order.len() > self.bounds.chunks {
             self.tick(0);
         }
     }
+}
 
-    fn drop_known(&mut self, seqs: &SeqRanges) {
-        self.known.retain(|_, &mut seq| !seqs.contains(Seq(seq)));
+/// Chunks in the order in which they came, each found by its fingerprint. They lie in memory once, for there are many.
+#[derive(Debug, Default)]
+struct Window {
+    // Oldest first. An entry to which `table` does not point came again later, or was dropped since.
+    order: VecDeque<Known>,
+    // How many were before the first of `order`.
+    gone: u64,
+    // How many had come before it, of each chunk that is known; the lower half of that number.
+    table: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl Window {
+    /// How many have come so far.
+    fn came(&self) -> u64 {
+        self.gone + self.order.len() as u64
+    }
+
+    /// Those of them that came after so many.
+    fn since(&self, came: u64) -> impl Iterator<Item = &Known> {
+        self.order.range(came.saturating_sub(self.gone) as usize..)
+    }
+
+    fn seq_of(&self, chunk: &Fingerprint) -> Option<Seq> {
+        let at = |&number: &u32| &self.order[index(self.gone, number)];
+        let found = self.table.find(self.hasher.hash_one(chunk), |number| at(number).chunk == *chunk)?;
+        Some(Seq(at(found).seq))
+    }
+
+    fn push(&mut self, known: Known) {
+        let number = self.came() as u32;
+        let (order, gone, hasher) = (&mut self.order, self.gone, &self.hasher);
+        order.push_back(known);
+        let chunk = |number: &u32| order[index(gone, *number)].chunk;
+        let hash = hasher.hash_one(known.chunk);
+        let equal = |number: &u32| chunk(number) == known.chunk;
+        match self.table.entry(hash, equal, |number| hasher.hash_one(chunk(number))) {
+            Place::Occupied(mut earlier) => *earlier.get_mut() = number,
+            Place::Vacant(free) => _ = free.insert(number),
+        }
+    }
+
+    fn pop(&mut self) {
+        let Some(oldest) = self.order.pop_front() else { return };
+        let number = self.gone as u32;
+        self.gone += 1;
+        if let Ok(found) = self.table.find_entry(self.hasher.hash_one(oldest.chunk), |&known| known == number)
+        {
+            found.remove();
+        }
+    }
+
+    fn drop_batches(&mut self, seqs: &SeqRanges) {
+        let (order, gone) = (&self.order, self.gone);
+        self.table.retain(|number| !seqs.contains(Seq(order[index(gone, *number)].seq)));
     }
 }
 
-fn pack(chunks: &[Known]) -> Bytes {
-    let mut out = BytesMut::with_capacity(chunks.len() * CHUNK_BYTES);
+/// Where the chunk with this number is, when so many are gone; fewer than 2^32 are there.
+fn index(gone: u64, number: u32) -> usize {
+    number.wrapping_sub(gone as u32) as usize
+}
+
+fn pack<'a>(chunks: impl Iterator<Item = &'a Known>) -> Bytes {
+    let mut out = BytesMut::with_capacity(chunks.size_hint().1.unwrap_or(0) * CHUNK_BYTES);
     for known in chunks {
         let Fingerprint(high, low) = known.chunk;
         out.put_u64_le(high);
@@ -369,6 +424,47 @@ mod tests {
         );
         recent.tick(14);
         assert_eq!((recent.len(), recent.seq_of(&chunk(4))), (1, Some(Seq(4))));
+    }
+
+    #[test]
+    fn what_the_window_has_forgotten_is_not_written() {
+        let mut recent = recent(3);
+        for n in 0..5 {
+            recent.note(Seq(n), &[chunk(n)], 0);
+        }
+        let records = recent.unsaved();
+        let RecentRecord::Stored { seqs, chunks } = &records[1] else { panic!("{records:?}") };
+        assert_eq!((seqs.len(), chunks.len()), (5, 3 * CHUNK_BYTES));
+        let again = reopened(&records);
+        assert_eq!([1, 2, 4].map(|n| again.seq_of(&chunk(n))), [None, Some(Seq(2)), Some(Seq(4))]);
+    }
+
+    #[test]
+    fn a_chunk_that_came_again_is_known_by_its_last_place() {
+        let mut recent = recent(3);
+        for (seq, n) in [(0, 7), (1, 8), (2, 7), (3, 9)] {
+            recent.note(Seq(seq), &[chunk(n)], seq as u32);
+        }
+        assert_eq!([7, 8, 9].map(|n| recent.seq_of(&chunk(n))), [Some(Seq(2)), Some(Seq(1)), Some(Seq(3))]);
+        recent.tick(12);
+        assert_eq!([7, 8, 9].map(|n| recent.seq_of(&chunk(n))), [Some(Seq(2)), None, Some(Seq(3))]);
+        recent.tick(13);
+        assert_eq!([7, 8, 9].map(|n| recent.seq_of(&chunk(n))), [None, None, Some(Seq(3))]);
+    }
+
+    // Nor what is not written yet: a busy edge takes more in a second than the window holds.
+    #[test]
+    fn no_chunk_takes_more_memory_than_is_said() {
+        let bounds = RecentBounds::default();
+        let mut recent = Recent::new(bounds, Incarnation(1), []);
+        for seq in 0..3 * bounds.chunks as u64 / 1000 {
+            let chunks: Vec<_> = (seq * 1000..(seq + 1) * 1000).map(chunk).collect();
+            recent.note(Seq(seq), &chunks, 0);
+        }
+        let Window { order, table, .. } = &recent.window;
+        let bytes = order.capacity() * size_of::<Known>() + table.allocation_size();
+        assert_eq!(recent.len(), bounds.chunks);
+        assert!(bytes <= 45 * bounds.chunks, "{bytes} bytes");
     }
 
     #[test]
