@@ -72,11 +72,13 @@ impl Pack {
             && self.payload.len() + single.entry_bytes() <= bytes_max
     }
 
-    /// Adds the event. Behind it `ahead` bytes have come already, and more of its kind are probably among them.
-    pub(crate) fn add(&mut self, single: Single<'_>, ahead: usize) {
+    /// Adds the event. Behind it `ahead` bytes have come already, and more of its kind are probably among them, up to
+    /// `bytes_max` with those before.
+    pub(crate) fn add(&mut self, single: Single<'_>, ahead: usize, bytes_max: usize) {
         let (start, bytes) = (self.payload.len(), single.entry_bytes());
         if self.payload.capacity() - start < bytes {
-            self.payload.reserve(bytes + ahead.min(GROWTH * start));
+            let more = ahead.min(GROWTH * start).min(bytes_max.saturating_sub(start + bytes));
+            self.payload.reserve_exact(bytes + more);
         }
         for piece in single.entry {
             self.payload.extend_from_slice(piece);
@@ -107,5 +109,29 @@ impl Pack {
             acks: self.acks.into(),
             skipped: self.skipped,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_takes_no_more_memory_than_it_may() {
+        const BYTES_MAX: usize = 1 << 16;
+        let single = || Single {
+            tag: "t".into(),
+            time: EventTime::Received,
+            chunk: None,
+            ack: Bytes::new(),
+            skipped: Skips::default(),
+            entry: [b"\x92", &[7; 200], b"", b""],
+        };
+        let mut pack = Pack::new(&single(), 0);
+        while pack.takes(&single(), BYTES_MAX) {
+            pack.add(single(), 1 << 20, BYTES_MAX);
+            assert!(pack.payload.capacity() <= BYTES_MAX);
+        }
+        assert!(pack.payload.len() > BYTES_MAX - 300);
     }
 }

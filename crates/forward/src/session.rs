@@ -332,7 +332,7 @@ impl Session {
             _ => self.pack.replace(Box::new(Pack::new(&single, now_ns))),
         };
         if let Some(pack) = &mut self.pack {
-            pack.add(single, self.buffer.len());
+            pack.add(single, self.buffer.len(), self.limits.pack_bytes_max);
         }
         full.map_or(Step::Nothing, Step::Full)
     }

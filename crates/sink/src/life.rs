@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use weir_link::Connection;
-use weir_model::{BatchId, Epoch, GroupId, Incarnation, LogId, NodeId, PartId};
+use weir_model::{BatchHeader, BatchId, ChunkIdentity, Epoch, GroupId, Incarnation, LogId, NodeId, PartId};
 use weir_shape::transform::Transform;
 use weir_shape::{UNPACKED_BYTES_MAX, keep_chunks};
 use weir_store::{Backend, Committed, Outcome, Part, PartBatch, Partition, Store, StoreError, Token};
@@ -80,6 +81,14 @@ pub(crate) struct LifeParts<'a> {
     pub(crate) stop: &'a CancellationToken,
 }
 
+/// A batch that no store has yet.
+struct Held {
+    // Without chunks in its header: the collector has their fingerprints, and with single events there are many.
+    batch: PartBatch,
+    // How many entries each of its chunks has.
+    chunk_entries: Box<[u64]>,
+}
+
 struct Driver {
     group: GroupId,
     transforms: Arc<[Transform]>,
@@ -87,7 +96,7 @@ struct Driver {
     backend: Arc<dyn Backend>,
     store: Arc<dyn Store>,
     peers: BTreeMap<Arc<LogId>, Peer>,
-    staged: HashMap<StageKey, PartBatch>,
+    staged: HashMap<StageKey, Held>,
     work: JoinSet<Done>,
     // As last reported.
     repeated: u64,
@@ -211,7 +220,7 @@ impl Driver {
     }
 
     fn stage(&mut self, log: &Arc<LogId>, session: Epoch, arrived: Arrived, now: Duration) {
-        let Arrived { head, header, bytes, payload } = arrived;
+        let Arrived { head, mut header, bytes, payload } = arrived;
         names::SINK_BATCHES_TOTAL.with([]).increment(1);
         names::SINK_EVENTS_TOTAL.with([]).increment(header.events());
         let mut partitions = self.backend.partitions(&header);
@@ -226,7 +235,9 @@ impl Driver {
         };
         let Some(key) = self.collector.batch(log, session, arrival, now) else { return };
         let id = BatchId { log: log.clone(), seq: head.seq };
-        self.staged.insert(key, PartBatch { id, header: Arc::new(header), done: head.done, payload });
+        let chunk_entries = take_chunk_entries(&mut header);
+        let batch = PartBatch { id, header: Arc::new(header), done: head.done, payload };
+        self.staged.insert(key, Held { batch, chunk_entries });
     }
 
     fn done(&mut self, done: Done, tags: &TagTable) {
@@ -270,7 +281,8 @@ impl Driver {
                     }
                 }
                 CollectorOutput::Commit { part, keys, partitions } => {
-                    let batches = keys.iter().filter_map(|key| self.staged.get(key).cloned()).collect();
+                    let batches =
+                        keys.iter().filter_map(|key| Some(self.staged.get(key)?.batch.clone())).collect();
                     let part = Part { id: part, partitions, batches };
                     let transforming = (!self.transforms.is_empty()).then(|| Transforming {
                         steps: self.transforms.clone(),
@@ -300,14 +312,14 @@ impl Driver {
 
     // Takes the chunks out that the store has by another edge.
     fn cut(&mut self, key: StageKey, keep: &[bool], stage: &Stage) {
-        let Some(batch) = self.staged.get_mut(&key) else { return };
-        let cut = batch
-            .payload
-            .load()
-            .ok()
-            .and_then(|payload| keep_chunks(&batch.header, &payload, keep, UNPACKED_BYTES_MAX));
-        match cut {
-            Some((header, payload)) => {
+        let Some(Held { batch, chunk_entries }) = self.staged.get_mut(&key) else { return };
+        let unnamed = |&entries| ChunkIdentity { id: Bytes::new(), payload_hash: 0, entries };
+        let chunks = chunk_entries.iter().map(unnamed).collect();
+        let header = BatchHeader { chunks, ..BatchHeader::clone(&batch.header) };
+        let payload = batch.payload.load().ok();
+        match payload.and_then(|payload| keep_chunks(&header, &payload, keep, UNPACKED_BYTES_MAX)) {
+            Some((mut header, payload)) => {
+                *chunk_entries = take_chunk_entries(&mut header);
                 (batch.header, batch.payload) = (Arc::new(header), stage.put(payload));
             }
             // Rather doubled than lost.
@@ -327,6 +339,11 @@ impl Driver {
         names::STAGE_MEMORY_BYTES.with([]).set(stage.memory_bytes() as f64);
         names::STAGE_DISK_BYTES.with([]).set(stage.disk_bytes() as f64);
     }
+}
+
+/// Empties the header of its chunks.
+fn take_chunk_entries(header: &mut BatchHeader) -> Box<[u64]> {
+    std::mem::take(&mut header.chunks).iter().map(|chunk| chunk.entries).collect()
 }
 
 async fn commit(store: Arc<dyn Store>, part: Part, transforming: Option<Transforming>) -> Done {

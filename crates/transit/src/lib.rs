@@ -25,6 +25,7 @@ mod journal;
 mod recent;
 mod record;
 mod twins;
+mod window;
 
 pub use collector::{
     Arrival, Collector, CollectorConfig, CollectorOutput, CollectorStatus, MakeToken, StageKey,

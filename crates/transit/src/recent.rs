@@ -5,19 +5,16 @@
 //! headers until it is trimmed; [`Recent::unsaved`] gives them out to be kept beside it, and only what is
 //! [saved](Recent::trimmable) may be trimmed. Left out on purpose: waiting, files and clocks.
 
-use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
-use std::hash::BuildHasher;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry as Place;
 use serde::{Deserialize, Serialize};
 
 use weir_model::{Fingerprint, Incarnation, Seq, SeqRanges};
 
 use crate::record::{self, RecordError};
+use crate::window::Window;
 
 /// Bytes of one chunk in a record: fingerprint 16, seq 8, seconds since 1970 4, little-endian.
 const CHUNK_BYTES: usize = 28;
@@ -82,9 +79,9 @@ impl RecentRecord {
     }
 }
 
+/// Where and when a chunk was taken.
 #[derive(Debug, Clone, Copy)]
 struct Known {
-    chunk: Fingerprint,
     seq: u64,
     seconds: u32,
 }
@@ -94,7 +91,7 @@ struct Known {
 pub struct Recent {
     bounds: RecentBounds,
     incarnation: Incarnation,
-    window: Window,
+    window: Window<Known>,
     // By which claim.
     claimed: HashMap<Fingerprint, u64, RandomState>,
     claims: u64,
@@ -136,9 +133,9 @@ impl Recent {
                 RecentRecord::Of(life) => ours = life == incarnation,
                 RecentRecord::Stored { seqs, chunks } if ours => {
                     recent.noted.insert_all(&seqs);
-                    unpack(chunks).for_each(|known| recent.remember(known));
+                    unpack(chunks).for_each(|(chunk, known)| recent.remember(chunk, known));
                 }
-                RecentRecord::Dropped(seqs) if ours => recent.window.drop_batches(&seqs),
+                RecentRecord::Dropped(seqs) if ours => recent.drop_known(&seqs),
                 _ => {}
             }
         }
@@ -158,8 +155,8 @@ impl Recent {
     /// Asks for the chunks of one batch, in their order. What is [`Claim::Mine`] is claimed until it is reported.
     pub fn claim(&mut self, chunks: &[Fingerprint]) -> Vec<Claim> {
         self.claims += 1;
-        let mut claim = |chunk: &Fingerprint| match self.window.seq_of(chunk) {
-            Some(seq) => Claim::Stored(seq),
+        let mut claim = |chunk: &Fingerprint| match self.window.get(chunk) {
+            Some(known) => Claim::Stored(Seq(known.seq)),
             None => match self.claimed.entry(*chunk) {
                 Entry::Vacant(free) => {
                     free.insert(self.claims);
@@ -194,21 +191,21 @@ impl Recent {
         }
         self.fresh_seqs.insert(seq);
         for &chunk in chunks {
-            self.remember(Known { chunk, seq: seq.0, seconds });
+            self.remember(chunk, Known { seq: seq.0, seconds });
         }
     }
 
     /// These batches were dropped from the log before any store had them: a retry of theirs is welcome.
     pub fn drop_batches(&mut self, seqs: &SeqRanges) {
-        self.window.drop_batches(seqs);
+        self.drop_known(seqs);
         self.dropped.insert_all(seqs);
     }
 
     /// Forgets what is older than the window. `now` is in seconds since 1970.
     pub fn tick(&mut self, now: u32) {
-        while let Some(oldest) = self.window.order.front()
+        while let Some(oldest) = self.window.oldest()
             && (oldest.seconds.saturating_add(self.bounds.seconds) < now
-                || self.window.order.len() > self.bounds.chunks)
+                || self.window.len() > self.bounds.chunks)
         {
             self.window.pop();
         }
@@ -222,7 +219,7 @@ impl Recent {
     /// The batch that holds this chunk.
     #[must_use]
     pub fn seq_of(&self, chunk: &Fingerprint) -> Option<Seq> {
-        self.window.seq_of(chunk)
+        self.window.get(chunk).map(|known| Seq(known.seq))
     }
 
     /// What has been noted since the last call, but for chunks that are forgotten already, to be appended to the file;
@@ -234,7 +231,7 @@ impl Recent {
         let seqs = std::mem::take(&mut self.fresh_seqs);
         let dropped = std::mem::take(&mut self.dropped);
         let fresh = self.window.since(std::mem::replace(&mut self.fresh, self.window.came()));
-        let chunks = pack(fresh.filter(|known| !dropped.contains(Seq(known.seq))));
+        let chunks = pack(fresh.filter(|(_, known)| !dropped.contains(Seq(known.seq))));
         self.saving = Some(seqs.clone());
         let mut records = vec![RecentRecord::Of(self.incarnation), RecentRecord::Stored { seqs, chunks }];
         if !dropped.is_empty() {
@@ -265,9 +262,9 @@ impl Recent {
     pub fn snapshot(&self) -> Vec<RecentRecord> {
         let mut seqs = self.noted.clone();
         seqs.remove_all(&self.fresh_seqs);
-        let saved = |known: &&Known| {
+        let saved = |(chunk, known): &&(Fingerprint, Known)| {
             let seq = Seq(known.seq);
-            seqs.contains(seq) && self.window.seq_of(&known.chunk) == Some(seq)
+            seqs.contains(seq) && self.seq_of(chunk) == Some(seq)
         };
         let chunks = pack(self.window.since(0).filter(saved));
         vec![RecentRecord::Of(self.incarnation), RecentRecord::Stored { seqs, chunks }]
@@ -276,13 +273,13 @@ impl Recent {
     /// How many chunks are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.window.table.len()
+        self.window.known()
     }
 
     /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.window.table.is_empty()
+        self.len() == 0
     }
 
     /// About how many bytes a [`snapshot`](Self::snapshot) takes.
@@ -291,95 +288,34 @@ impl Recent {
         (self.len() * CHUNK_BYTES) as u64
     }
 
-    fn remember(&mut self, known: Known) {
-        self.window.push(known);
-        if self.window.order.len() > self.bounds.chunks {
+    fn remember(&mut self, chunk: Fingerprint, known: Known) {
+        self.window.push(chunk, known);
+        if self.window.len() > self.bounds.chunks {
             self.tick(0);
         }
     }
-}
 
-/// Chunks in the order in which they came, each found by its fingerprint. They lie in memory once, for there are many.
-#[derive(Debug, Default)]
-struct Window {
-    // Oldest first. An entry to which `table` does not point came again later, or was dropped since.
-    order: VecDeque<Known>,
-    // How many were before the first of `order`.
-    gone: u64,
-    // How many had come before it, of each chunk that is known; the lower half of that number.
-    table: HashTable<u32>,
-    hasher: RandomState,
-}
-
-impl Window {
-    /// How many have come so far.
-    fn came(&self) -> u64 {
-        self.gone + self.order.len() as u64
-    }
-
-    /// Those of them that came after so many.
-    fn since(&self, came: u64) -> impl Iterator<Item = &Known> {
-        self.order.range(came.saturating_sub(self.gone) as usize..)
-    }
-
-    fn seq_of(&self, chunk: &Fingerprint) -> Option<Seq> {
-        let at = |&number: &u32| &self.order[index(self.gone, number)];
-        let found = self.table.find(self.hasher.hash_one(chunk), |number| at(number).chunk == *chunk)?;
-        Some(Seq(at(found).seq))
-    }
-
-    fn push(&mut self, known: Known) {
-        let number = self.came() as u32;
-        let (order, gone, hasher) = (&mut self.order, self.gone, &self.hasher);
-        order.push_back(known);
-        let chunk = |number: &u32| order[index(gone, *number)].chunk;
-        let hash = hasher.hash_one(known.chunk);
-        let equal = |number: &u32| chunk(number) == known.chunk;
-        match self.table.entry(hash, equal, |number| hasher.hash_one(chunk(number))) {
-            Place::Occupied(mut earlier) => *earlier.get_mut() = number,
-            Place::Vacant(free) => _ = free.insert(number),
-        }
-    }
-
-    fn pop(&mut self) {
-        let Some(oldest) = self.order.pop_front() else { return };
-        let number = self.gone as u32;
-        self.gone += 1;
-        if let Ok(found) = self.table.find_entry(self.hasher.hash_one(oldest.chunk), |&known| known == number)
-        {
-            found.remove();
-        }
-    }
-
-    fn drop_batches(&mut self, seqs: &SeqRanges) {
-        let (order, gone) = (&self.order, self.gone);
-        self.table.retain(|number| !seqs.contains(Seq(order[index(gone, *number)].seq)));
+    fn drop_known(&mut self, seqs: &SeqRanges) {
+        self.window.retain(|known| !seqs.contains(Seq(known.seq)));
     }
 }
 
-/// Where the chunk with this number is, when so many are gone; fewer than 2^32 are there.
-fn index(gone: u64, number: u32) -> usize {
-    number.wrapping_sub(gone as u32) as usize
-}
-
-fn pack<'a>(chunks: impl Iterator<Item = &'a Known>) -> Bytes {
+fn pack<'a>(chunks: impl Iterator<Item = &'a (Fingerprint, Known)>) -> Bytes {
     let mut out = BytesMut::with_capacity(chunks.size_hint().1.unwrap_or(0) * CHUNK_BYTES);
-    for known in chunks {
-        let Fingerprint(high, low) = known.chunk;
-        out.put_u64_le(high);
-        out.put_u64_le(low);
+    for (Fingerprint(high, low), known) in chunks {
+        out.put_u64_le(*high);
+        out.put_u64_le(*low);
         out.put_u64_le(known.seq);
         out.put_u32_le(known.seconds);
     }
     out.freeze()
 }
 
-fn unpack(mut chunks: Bytes) -> impl Iterator<Item = Known> {
+fn unpack(mut chunks: Bytes) -> impl Iterator<Item = (Fingerprint, Known)> {
     std::iter::from_fn(move || {
-        (chunks.remaining() >= CHUNK_BYTES).then(|| Known {
-            chunk: Fingerprint(chunks.get_u64_le(), chunks.get_u64_le()),
-            seq: chunks.get_u64_le(),
-            seconds: chunks.get_u32_le(),
+        (chunks.remaining() >= CHUNK_BYTES).then(|| {
+            let chunk = Fingerprint(chunks.get_u64_le(), chunks.get_u64_le());
+            (chunk, Known { seq: chunks.get_u64_le(), seconds: chunks.get_u32_le() })
         })
     })
 }
@@ -461,8 +397,7 @@ mod tests {
             let chunks: Vec<_> = (seq * 1000..(seq + 1) * 1000).map(chunk).collect();
             recent.note(Seq(seq), &chunks, 0);
         }
-        let Window { order, table, .. } = &recent.window;
-        let bytes = order.capacity() * size_of::<Known>() + table.allocation_size();
+        let bytes = recent.window.allocated_bytes();
         assert_eq!(recent.len(), bounds.chunks);
         assert!(bytes <= 45 * bounds.chunks, "{bytes} bytes");
     }

@@ -4,14 +4,17 @@
 //! that came first has the right to the chunk; the others wait until it is committed, and are then repeats, or
 //! until it goes, and the next one takes its place. Left out on purpose: edges, parts, payloads.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::BTreeSet;
+use std::collections::hash_map::{Entry, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use weir_model::Fingerprint;
 
 use crate::collector::StageKey;
 use crate::recent::RecentBounds;
+use crate::window::Window;
 
 /// What a staged batch may do.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,26 +27,53 @@ pub(crate) enum Verdict {
     Repeated,
 }
 
-/// A half-done batch goes first: another of its chunk would store what the store has of it.
-type Turn = (bool, StageKey);
+/// A staged batch that holds a chunk. They go in this order: a half-done batch first, for another of its chunk would
+/// store what the store has of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn(u64);
+
+impl Turn {
+    // Keys count from 0, so the highest bit is free.
+    const WHOLE: u64 = 1 << 63;
+
+    fn new(whole: bool, key: StageKey) -> Self {
+        Self(key.0 | if whole { Self::WHOLE } else { 0 })
+    }
+
+    fn key(self) -> StageKey {
+        StageKey(self.0 & !Self::WHOLE)
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Twins {
     bounds: RecentBounds,
-    stored: HashSet<Fingerprint>,
-    order: VecDeque<(Fingerprint, Duration)>,
-    holders: HashMap<Fingerprint, BTreeSet<Turn>>,
+    // Since when.
+    stored: Window<Duration>,
+    // Who holds a chunk. Mostly one does, and hundreds of thousands of chunks may be staged.
+    first: HashMap<Fingerprint, Turn, RandomState>,
+    behind: HashMap<Fingerprint, BTreeSet<Turn>, RandomState>,
 }
 
 impl Twins {
     pub(crate) fn new(bounds: RecentBounds) -> Self {
-        Self { bounds, stored: HashSet::new(), order: VecDeque::new(), holders: HashMap::new() }
+        Self { bounds, stored: Window::default(), first: HashMap::default(), behind: HashMap::default() }
     }
 
     /// A batch is staged.
     pub(crate) fn arrive(&mut self, key: StageKey, whole: bool, chunks: &[Fingerprint]) {
+        let turn = Turn::new(whole, key);
         for chunk in chunks {
-            self.holders.entry(*chunk).or_default().insert((whole, key));
+            match self.first.entry(*chunk) {
+                Entry::Vacant(free) => _ = free.insert(turn),
+                // It stands twice in one batch.
+                Entry::Occupied(first) if *first.get() == turn => {}
+                Entry::Occupied(mut first) => {
+                    let later = turn.max(*first.get());
+                    *first.get_mut() = turn.min(*first.get());
+                    self.behind.entry(*chunk).or_default().insert(later);
+                }
+            }
         }
     }
 
@@ -51,9 +81,8 @@ impl Twins {
     pub(crate) fn judge(&self, key: StageKey, chunks: &[Fingerprint]) -> Verdict {
         let mut keep = Vec::with_capacity(chunks.len());
         for chunk in chunks {
-            let stored = self.stored.contains(chunk);
-            let first = self.holders.get(chunk).and_then(BTreeSet::first);
-            if !stored && first.is_some_and(|(_, first)| *first != key) {
+            let stored = self.stored.get(chunk).is_some();
+            if !stored && self.first.get(chunk).is_some_and(|first| first.key() != key) {
                 return Verdict::Wait;
             }
             keep.push(!stored);
@@ -69,11 +98,20 @@ impl Twins {
     pub(crate) fn leave(&mut self, key: StageKey, chunks: &[Fingerprint]) -> BTreeSet<StageKey> {
         let mut others = BTreeSet::new();
         for chunk in chunks {
-            let Some(holders) = self.holders.get_mut(chunk) else { continue };
-            holders.retain(|(_, holder)| *holder != key);
-            others.extend(holders.iter().map(|(_, holder)| *holder));
-            if holders.is_empty() {
-                self.holders.remove(chunk);
+            let Entry::Occupied(mut first) = self.first.entry(*chunk) else { continue };
+            let mut behind = self.behind.remove(chunk).unwrap_or_default();
+            behind.retain(|turn| turn.key() != key);
+            if first.get().key() != key {
+                others.insert(first.get().key());
+            } else if let Some(next) = behind.pop_first() {
+                others.insert(next.key());
+                first.insert(next);
+            } else {
+                first.remove();
+            }
+            others.extend(behind.iter().map(|turn| turn.key()));
+            if !behind.is_empty() {
+                self.behind.insert(*chunk, behind);
             }
         }
         others
@@ -81,15 +119,19 @@ impl Twins {
 
     /// The staged batches that hold some of these chunks.
     pub(crate) fn holders(&self, chunks: &[Fingerprint]) -> BTreeSet<StageKey> {
-        let holders = chunks.iter().filter_map(|chunk| self.holders.get(chunk)).flatten();
-        holders.map(|(_, holder)| *holder).collect()
+        let of =
+            |chunk| self.first.get(chunk).into_iter().chain(self.behind.get(chunk).into_iter().flatten());
+        chunks.iter().flat_map(of).map(|turn| turn.key()).collect()
     }
 
     /// The store has these chunks.
     pub(crate) fn stored(&mut self, chunks: impl IntoIterator<Item = Fingerprint>, now: Duration) {
         for chunk in chunks {
-            if self.stored.insert(chunk) {
-                self.order.push_back((chunk, now));
+            if self.stored.get(&chunk).is_none() {
+                self.stored.push(chunk, now);
+            }
+            if self.stored.len() > self.bounds.chunks {
+                self.stored.pop();
             }
         }
         self.tick(now);
@@ -98,17 +140,16 @@ impl Twins {
     /// Forgets what is older than the window, or beyond its number.
     pub(crate) fn tick(&mut self, now: Duration) {
         let window = Duration::from_secs(self.bounds.seconds.into());
-        while let Some((chunk, since)) = self.order.front()
-            && (*since + window < now || self.order.len() > self.bounds.chunks)
+        while let Some(since) = self.stored.oldest()
+            && (*since + window < now || self.stored.len() > self.bounds.chunks)
         {
-            self.stored.remove(chunk);
-            self.order.pop_front();
+            self.stored.pop();
         }
     }
 
     /// How many chunks of the store are known.
     pub(crate) fn len(&self) -> usize {
-        self.stored.len()
+        self.stored.known()
     }
 
     /// How long chunks are known.
@@ -162,6 +203,22 @@ mod tests {
         twins.arrive(StageKey(1), false, &[chunk(1)]);
         assert_eq!(twins.judge(StageKey(0), &[chunk(1)]), Verdict::Wait);
         assert_eq!(twins.holders(&[chunk(1)]), BTreeSet::from([StageKey(0), StageKey(1)]));
+    }
+
+    #[test]
+    fn each_has_its_turn_whichever_leaves() {
+        let mut twins = twins();
+        let one = [chunk(1)];
+        (0..4).for_each(|key| twins.arrive(StageKey(key), true, &one));
+        let keys = |keys: &[u64]| keys.iter().copied().map(StageKey).collect::<BTreeSet<_>>();
+        assert_eq!(twins.leave(StageKey(2), &one), keys(&[0, 1, 3]));
+        assert_eq!(twins.leave(StageKey(0), &one), keys(&[1, 3]));
+        assert_eq!(twins.judge(StageKey(3), &one), Verdict::Wait);
+        assert_eq!(twins.judge(StageKey(1), &one), Verdict::Commit { keep: vec![true] });
+        assert_eq!(twins.leave(StageKey(1), &one), keys(&[3]));
+        assert_eq!(twins.holders(&one), keys(&[3]));
+        assert_eq!(twins.leave(StageKey(3), &one), keys(&[]));
+        assert!(twins.first.is_empty() && twins.behind.is_empty());
     }
 
     #[test]
