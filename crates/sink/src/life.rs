@@ -320,7 +320,7 @@ impl Driver {
         match payload.and_then(|payload| keep_chunks(&header, &payload, keep, UNPACKED_BYTES_MAX)) {
             Some((mut header, payload)) => {
                 *chunk_entries = take_chunk_entries(&mut header);
-                (batch.header, batch.payload) = (Arc::new(header), stage.put(payload));
+                (batch.header, batch.payload) = (Arc::new(header), stage.put(payload, chunk_entries.len()));
             }
             // Rather doubled than lost.
             None => {

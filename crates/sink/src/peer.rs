@@ -163,7 +163,8 @@ async fn read_lane(
         let head = BatchHead::decode(&head).map_err(text)?;
         let header = BatchHeader::decode(&head.header).map_err(text)?;
         let bytes = Bytes::len(&payload) as u64;
-        let arrived = Arrived { head, header, bytes, payload: stage.put(payload) };
+        let payload = stage.put(payload, header.chunks.len());
+        let arrived = Arrived { head, header, bytes, payload };
         let input = Input::Batch { log: log.clone(), session, arrived };
         inbox.send(input).await.map_err(|_| "stopping".to_owned())?;
     }

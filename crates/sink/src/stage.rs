@@ -1,4 +1,5 @@
-//! Where a sink keeps the payloads of batches that no store has yet: memory first, then unsynced spill files.
+//! Where a sink keeps the payloads of batches that no store has yet: memory first, then unsynced spill files. What a batch
+//! takes besides is in memory in any case, and counts.
 //!
 //! It is only a cache: a crash loses nothing that the edges do not have.
 
@@ -16,6 +17,9 @@ use weir_store::Payload;
 
 /// A spill file is closed at this size. It is deleted when nothing in it is needed any more.
 const SPILL_BYTES: u64 = 64 << 20;
+/// What one chunk of a staged batch takes in memory: its fingerprint and its number of entries, 24 bytes, and its place in the
+/// collector's table of who holds it, 25 bytes in a table that is half full to nearly full.
+const CHUNK_BYTES: u64 = 72;
 
 /// The staging area of one sink.
 #[derive(Clone, Debug)]
@@ -62,18 +66,21 @@ impl Drop for Spill {
 #[derive(Debug)]
 pub(crate) struct Staged {
     place: Place,
+    stage: Arc<Inner>,
+    // What counts of it as in memory.
+    memory: u64,
 }
 
 #[derive(Debug)]
 enum Place {
-    Memory { payload: Bytes, stage: Arc<Inner> },
+    Memory(Bytes),
     Disk { spill: Arc<Spill>, at: u64, bytes: usize },
 }
 
 impl Payload for Staged {
     fn load(&self) -> io::Result<Bytes> {
         match &self.place {
-            Place::Memory { payload, .. } => Ok(payload.clone()),
+            Place::Memory(payload) => Ok(payload.clone()),
             Place::Disk { spill, at, bytes } => {
                 let mut payload = vec![0; *bytes];
                 spill.file.read_exact_at(&mut payload, *at)?;
@@ -85,9 +92,7 @@ impl Payload for Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if let Place::Memory { payload, stage } = &self.place {
-            stage.memory.fetch_sub(payload.len() as u64, Ordering::Relaxed);
-        }
+        self.stage.memory.fetch_sub(self.memory, Ordering::Relaxed);
     }
 }
 
@@ -119,23 +124,26 @@ impl Stage {
         self.inner.disk_max.store(disk_max, Ordering::Relaxed);
     }
 
-    /// Keeps a payload: in memory as long as its share lasts, then in a spill file. What cannot be spilled stays in memory;
-    /// the edges' credit bounds it.
-    pub(crate) fn put(&self, payload: Bytes) -> Arc<Staged> {
+    /// Keeps the payload of a batch with so many chunks: in memory as long as its share lasts, then in a spill file. What
+    /// cannot be spilled stays in memory; the edges' credit bounds it.
+    pub(crate) fn put(&self, payload: Bytes, chunks: usize) -> Arc<Staged> {
         let inner = &self.inner;
-        let bytes = payload.len() as u64;
-        if inner.memory.load(Ordering::Relaxed) + bytes > inner.memory_max.load(Ordering::Relaxed)
+        let (bytes, beside) = (payload.len() as u64, chunks as u64 * CHUNK_BYTES);
+        let mut place = None;
+        if inner.memory.load(Ordering::Relaxed) + bytes + beside > inner.memory_max.load(Ordering::Relaxed)
             && inner.disk.load(Ordering::Relaxed) + bytes <= inner.disk_max.load(Ordering::Relaxed)
         {
             match inner.spill(&payload) {
-                Ok(place) => return Arc::new(Staged { place }),
+                Ok(spilled) => place = Some(spilled),
                 Err(error) => {
                     warn!(dir = %inner.dir.display(), %error, "cannot spill; keeping the batch in memory");
                 }
             }
         }
-        inner.memory.fetch_add(bytes, Ordering::Relaxed);
-        Arc::new(Staged { place: Place::Memory { payload, stage: inner.clone() } })
+        let memory = beside + if place.is_some() { 0 } else { bytes };
+        inner.memory.fetch_add(memory, Ordering::Relaxed);
+        let place = place.unwrap_or(Place::Memory(payload));
+        Arc::new(Staged { place, stage: inner.clone(), memory })
     }
 
     /// Bytes in memory now.
@@ -184,7 +192,7 @@ mod tests {
     fn what_does_not_fit_in_memory_is_spilled_and_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let stage = Stage::open(&dir.path().join("stage"), 10, 1 << 20).unwrap();
-        let kept: Vec<_> = (0..5_u8).map(|n| stage.put(vec![n; 8].into())).collect();
+        let kept: Vec<_> = (0..5_u8).map(|n| stage.put(vec![n; 8].into(), 0)).collect();
         assert_eq!((stage.memory_bytes(), stage.disk_bytes()), (8, 32));
         for (n, staged) in (0..5_u8).zip(&kept) {
             assert_eq!(staged.load().unwrap(), vec![n; 8]);
@@ -194,12 +202,25 @@ mod tests {
     }
 
     #[test]
+    fn chunks_count_as_memory_wherever_the_payload_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Stage::open(&dir.path().join("stage"), 2 * CHUNK_BYTES + 8, 1 << 20).unwrap();
+        let first = stage.put(vec![1; 8].into(), 2);
+        let second = stage.put(vec![2; 8].into(), 1);
+        assert_eq!((stage.memory_bytes(), stage.disk_bytes()), (3 * CHUNK_BYTES + 8, 8));
+        drop(first);
+        assert_eq!((stage.memory_bytes(), stage.disk_bytes()), (CHUNK_BYTES, 8));
+        drop(second);
+        assert_eq!(stage.memory_bytes(), 0);
+    }
+
+    #[test]
     fn a_spill_file_goes_with_its_last_payload() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("stage");
         let stage = Stage::open(&dir, 0, 1 << 30).unwrap();
-        let first = stage.put(vec![1; SPILL_BYTES as usize].into());
-        let second = stage.put(vec![2; 9].into());
+        let first = stage.put(vec![1; SPILL_BYTES as usize].into(), 0);
+        let second = stage.put(vec![2; 9].into(), 0);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
         drop(first);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
@@ -211,7 +232,7 @@ mod tests {
     fn beyond_the_disk_budget_memory_takes_it() {
         let dir = tempfile::tempdir().unwrap();
         let stage = Stage::open(&dir.path().join("stage"), 0, 4).unwrap();
-        let _kept = stage.put(vec![1; 8].into());
+        let _kept = stage.put(vec![1; 8].into(), 0);
         assert_eq!((stage.memory_bytes(), stage.disk_bytes()), (8, 0));
     }
 }

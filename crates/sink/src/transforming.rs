@@ -65,7 +65,7 @@ impl Transforming {
             }
             let due = self.backend.partitions(&done.header).into_iter().filter(|p| !batch.done.contains(p));
             partitions.extend(due);
-            let (header, payload) = (Arc::new(done.header), self.stage.put(done.payload));
+            let (header, payload) = (Arc::new(done.header), self.stage.put(done.payload, 0));
             batches.push(PartBatch { header, payload, ..batch });
         }
         part.batches = batches;
