@@ -363,14 +363,20 @@ mod tests {
     }
 
     #[test]
-    fn what_the_window_has_forgotten_is_not_written() {
+    fn what_is_written_is_what_is_new_and_not_forgotten_yet() {
         let mut recent = recent(3);
         for n in 0..5 {
             recent.note(Seq(n), &[chunk(n)], 0);
         }
+        let written = |records: &[RecentRecord]| match &records[1] {
+            RecentRecord::Stored { seqs, chunks } => (seqs.len(), chunks.len() / CHUNK_BYTES),
+            other => panic!("{other:?}"),
+        };
         let records = recent.unsaved();
-        let RecentRecord::Stored { seqs, chunks } = &records[1] else { panic!("{records:?}") };
-        assert_eq!((seqs.len(), chunks.len()), (5, 3 * CHUNK_BYTES));
+        assert_eq!(written(&records), (5, 3));
+        recent.saved();
+        recent.note(Seq(5), &[chunk(5)], 0);
+        assert_eq!(written(&recent.unsaved()), (1, 1));
         let again = reopened(&records);
         assert_eq!([1, 2, 4].map(|n| again.seq_of(&chunk(n))), [None, Some(Seq(2)), Some(Seq(4))]);
     }
