@@ -40,6 +40,8 @@ pub(crate) struct Segment {
     pub(crate) data_end: u64,
     /// Bytes of the file.
     pub(crate) bytes: u64,
+    /// A crash leaves it, its number with it: segments before it may go.
+    pub(crate) settled: bool,
     pub(crate) oldest_ns: Option<u64>,
     /// The index of a segment that still grows; a sealed one has its index in its seal.
     pub(crate) index: Option<Arc<Mutex<SparseIndex>>>,
@@ -54,12 +56,14 @@ pub(crate) struct View {
 
 /// All segments by their first number.
 #[derive(Debug)]
-pub(crate) struct Catalog<D> {
+pub(crate) struct Catalog<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) dir: PathBuf,
     pub(crate) incarnation: Incarnation,
     /// For the one reader that follows the log.
     pub(crate) unread: Mutex<Unread>,
+    /// The file [`NEXT`], empty, its name durable: the next segment begins there without waiting for the disk.
+    pub(crate) prepared: Mutex<Option<D::File>>,
     segments: Mutex<Segments>,
 }
 
@@ -73,7 +77,8 @@ struct Segments {
 impl<D: Disk> Catalog<D> {
     pub(crate) fn new(disk: Arc<D>, dir: PathBuf, incarnation: Incarnation, next: u64) -> Self {
         let segments = Segments { next, ..Segments::default() };
-        Self { disk, dir, incarnation, unread: Mutex::default(), segments: Mutex::new(segments) }
+        let (unread, prepared) = (Mutex::default(), Mutex::default());
+        Self { disk, dir, incarnation, unread, prepared, segments: Mutex::new(segments) }
     }
 
     pub(crate) fn path(&self, first: u64) -> PathBuf {
@@ -121,12 +126,12 @@ impl<D: Disk> Catalog<D> {
         self.segments.lock().next = next;
     }
 
-    /// The segments but the last, oldest first.
-    pub(crate) fn all_but_last(&self) -> Vec<View> {
+    /// The finished segments, oldest first: behind each is one that a crash leaves, so that the numbers go on.
+    pub(crate) fn finished(&self) -> Vec<View> {
         let segments = self.segments.lock();
-        let count = segments.by_first.len().saturating_sub(1);
+        let last = segments.by_first.iter().rfind(|(_, segment)| segment.settled).map_or(0, |(&first, _)| first);
         let view = |(&first, segment): (&u64, &Segment)| View { first, segment: segment.clone() };
-        segments.by_first.iter().take(count).map(view).collect()
+        segments.by_first.range(..last).map(view).collect()
     }
 
     /// Whether there is a segment that begins with `first`: a trimmed one leaves before its file goes.
@@ -156,6 +161,9 @@ impl<D: Disk> Catalog<D> {
         }
     }
 }
+
+/// The name of the file into which the next segment goes, until it is known with which number that begins.
+pub(crate) const NEXT: &str = "next.seg";
 
 /// The file name of the segment that begins with `first`.
 pub(crate) fn segment_name(first: u64) -> String {

@@ -65,7 +65,7 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// One open file; every operation says where, so that readers and the writer need no common cursor.
-pub trait DiskFile: Send + Sync + 'static {
+pub trait DiskFile: std::fmt::Debug + Send + Sync + 'static {
     /// Bytes in the file.
     ///
     /// # Errors

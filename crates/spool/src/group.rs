@@ -47,8 +47,8 @@ impl<D: Disk> Clone for GroupLog<D> {
 
 /// What the second thread does.
 enum Sweep<F> {
-    /// Gives the pages of a sealed segment back.
-    Pages(F, u64),
+    /// What is left to do for a sealed segment of so many bytes, and for the one after the next.
+    Sealed(F, u64),
     Trim(SeqRanges, Option<oneshot::Sender<()>>),
 }
 
@@ -183,7 +183,7 @@ impl<D: Disk> GroupLog<D> {
     /// The numbers and bytes of each finished segment, oldest first: what a trim can give back.
     #[must_use]
     pub fn finished(&self) -> Vec<(Range<u64>, u64)> {
-        let views = self.catalog.all_but_last();
+        let views = self.catalog.finished();
         views.into_iter().map(|view| (view.first..view.segment.end, view.segment.bytes)).collect()
     }
 
@@ -246,7 +246,7 @@ fn commit<D: Disk>(
             }
         }
         if let Some((file, bytes)) = log.take_sealed() {
-            let _ = sweeps.send(Sweep::Pages(file, bytes));
+            let _ = sweeps.send(Sweep::Sealed(file, bytes));
         }
         if log.is_poisoned() {
             poisoned.send_replace(true);
@@ -261,7 +261,13 @@ fn commit<D: Disk>(
 fn sweep<D: Disk>(mut sweeper: Sweeper<D>, jobs: &mpsc::Receiver<Sweep<D::File>>) {
     for job in jobs {
         match job {
-            Sweep::Pages(file, bytes) => file.forget(0, bytes),
+            Sweep::Sealed(file, bytes) => {
+                // Without it the next segment is begun as the first one was.
+                let _ = sweeper.prepare();
+                // Its records are durable already; pages are only given back when they are on the disk.
+                let _ = file.sync();
+                file.forget(0, bytes);
+            }
             Sweep::Trim(committed, told) => {
                 // What the disk would not remove is asked for again by the next trim.
                 let _ = sweeper.trim(&committed);
@@ -271,6 +277,7 @@ fn sweep<D: Disk>(mut sweeper: Sweeper<D>, jobs: &mpsc::Receiver<Sweep<D::File>>
             }
         }
     }
+    sweeper.end();
 }
 
 type Waiting = (Record, oneshot::Sender<Result<Seq, AppendError>>, OwnedSemaphorePermit);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use weir_model::{Incarnation, Seq, SeqRanges};
 
-use crate::catalog::{read_seal, segment_first, segment_name};
+use crate::catalog::{NEXT, read_seal, segment_first, segment_name};
 use crate::disk::{Disk, DiskFile, OsDisk};
 use crate::frame::{FILE_HEADER_BYTES, FileHeader, FileKind};
 use crate::journal::read_all;
@@ -51,7 +51,8 @@ pub enum Item {
         /// The record's number, where only its body is damaged.
         seq: Option<Seq>,
     },
-    /// The end of the last segment, not (yet) whole: being written, or torn by a crash.
+    /// The end of a segment, not (yet) whole: being written, or torn by a crash. Where another segment follows, it is the
+    /// seal, and no record.
     Unfinished {
         /// The bytes.
         at: Range<u64>,
@@ -71,7 +72,7 @@ pub struct Report {
     pub damage: Vec<(PathBuf, Range<u64>)>,
     /// Numbers that are missing within segments.
     pub missing: SeqRanges,
-    /// Bytes at the end of the last segment that are not (yet) a whole record.
+    /// Bytes at the ends of segments that are not (yet) a whole record or seal.
     pub unfinished_bytes: u64,
 }
 
@@ -89,7 +90,12 @@ impl Report {
 /// [`OpenError`]: the directory or a file cannot be read, or is of a newer format.
 pub fn segments(dir: &Path) -> Result<Vec<SegmentInfo>, OpenError> {
     let names = OsDisk.names(dir).map_err(at(dir))?;
-    describe(dir, names.into_iter().filter_map(|name| Some((segment_first(&name)?, name))).collect())
+    let mut segments: Vec<_> = names.into_iter().filter_map(|name| Some((segment_first(&name)?, name))).collect();
+    // After a power cut the last one may not have its name yet.
+    if let Some(header) = read_header(&OsDisk, &dir.join(NEXT), FileKind::Segment)? {
+        segments.push((header.first, NEXT.to_owned()));
+    }
+    describe(dir, segments)
 }
 
 /// The segments in `dir` that were set aside as damaged when the log was opened.
@@ -169,7 +175,8 @@ pub fn visit_segments(
     mut see: impl FnMut(&SegmentInfo, Item) -> ControlFlow<()>,
 ) -> Result<(), OpenError> {
     for (i, segment) in segments.iter().enumerate() {
-        let is_last = i + 1 == segments.len();
+        let successor = segments.get(i + 1).map(|next| next.first);
+        let mut expected = segment.first;
         let ends_before = segments.get(i + 1).is_some_and(|next| next.first <= from);
         if ends_before {
             continue;
@@ -184,14 +191,21 @@ pub fn visit_segments(
         let mut walker = Walker::new(file, salt, FILE_HEADER_BYTES as u64..segment.bytes, BLOCK_BYTES);
         loop {
             let item = match walker.step().map_err(at(&segment.path))? {
-                Step::Record(found) if found.head.seq < from.0 => continue,
+                Step::Record(found) if found.head.seq < from.0 => {
+                    expected = Seq(found.head.seq + 1);
+                    continue;
+                }
                 Step::Record(found) => {
+                    expected = Seq(found.head.seq + 1);
                     let at = found.at..found.at + found.head.frame_bytes();
                     Item::Record { at, record: found.into() }
                 }
                 // Trimmed while we read: nothing is lost.
                 Step::Damage { .. } if !segment.path.exists() => break,
-                Step::Damage { bytes, .. } if is_last && bytes.end == segment.bytes => {
+                // What is behind all the segment's records is the seal, torn.
+                Step::Damage { bytes, .. }
+                    if bytes.end == segment.bytes && successor.is_none_or(|next| next == expected) =>
+                {
                     Item::Unfinished { at: bytes }
                 }
                 Step::Damage { bytes, head } => {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use weir_model::{Incarnation, Seq, SeqRanges};
 
 use crate::catalog::{Catalog, Depth};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::frame::{RECORD_BYTES_MAX, Record};
 use crate::open::{OpenError, Recovery, begin_segment, open};
 use crate::reader::{Fetched, ReadError, Reader, fetch};
@@ -108,6 +108,8 @@ pub struct Log<D: Disk> {
     next: u64,
     durable: u64,
     poisoned: bool,
+    /// The tail was begun and has not been synced since.
+    begun: bool,
     /// The segment sealed last, with its bytes.
     sealed: Option<(D::File, u64)>,
 }
@@ -128,7 +130,7 @@ impl<D: Disk> Log<D> {
         let opened = open(disk, dir, options.next_at_least, new_incarnation, now_ns)?;
         let next = opened.recovery.next.0;
         let (catalog, tail) = (opened.catalog, Some(opened.tail));
-        let log = Self { catalog, options, tail, next, durable: next, poisoned: false, sealed: None };
+        let log = Self { catalog, options, tail, next, durable: next, poisoned: false, begun: false, sealed: None };
         Ok((log, opened.recovery))
     }
 
@@ -197,7 +199,7 @@ impl<D: Disk> Log<D> {
         if self.poisoned {
             return Err(SyncError { path: self.catalog.dir.clone(), source: None });
         }
-        if let Some(tail) = self.tail.as_ref().filter(|_| self.durable < self.next) {
+        if let Some(tail) = self.tail.as_ref().filter(|_| self.begun || self.durable < self.next) {
             if let Err(source) = tail.sync() {
                 self.poisoned = true;
                 return Err(SyncError { path: self.catalog.dir.clone(), source: Some(source) });
@@ -213,7 +215,7 @@ impl<D: Disk> Log<D> {
         let done = |tail: &&Tail<D::File>| tail.end >= worth_it && committed.covers(tail.first..tail.next);
         if self.durable == self.next && self.tail.as_ref().filter(done).is_some() {
             // On a full disk there may be no room for a new segment; then the old one is kept, and the next call tries again.
-            let _ = self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns));
+            let _ = self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns)).map(|()| self.sync());
         }
     }
 
@@ -225,7 +227,8 @@ impl<D: Disk> Log<D> {
     pub fn close(mut self, now_ns: u64) -> Result<(), SyncError> {
         self.sync()?;
         if self.tail.as_ref().is_some_and(|tail| tail.next > tail.first) {
-            let _ = self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns));
+            let _ = self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns)).map(|()| self.sync());
+            let _ = self.sealed.map(|(file, _)| file.sync());
         }
         Ok(())
     }
@@ -259,7 +262,7 @@ impl<D: Disk> Log<D> {
         self.poisoned
     }
 
-    /// The segment sealed last, with its bytes, once. A reader that keeps up has it from memory, and one that is behind
+    /// The segment sealed last, with its bytes, once: its seal is to be synced. A reader that keeps up has it from memory, and one that is behind
     /// may be far behind: where its pages are given back, a later segment is written into them, which costs less than
     /// pages that nobody has touched yet.
     pub(crate) fn take_sealed(&mut self) -> Option<(D::File, u64)> {
@@ -270,15 +273,12 @@ impl<D: Disk> Log<D> {
         &self.catalog
     }
 
-    /// Finishes the last segment: sealed and durable before the next one can exist.
+    /// Finishes the last segment. Its records are durable before the next one can exist; its seal need not be, for it
+    /// only saves time.
     fn roll(&mut self, now_ns: u64) -> Result<(), AppendError> {
+        self.sync().map_err(|_| AppendError::Poisoned)?;
         let Some(tail) = &mut self.tail else { return Ok(()) };
-        let sealed = tail.seal(now_ns).and_then(|bytes| {
-            tail.sync().map_err(WriteFailure::Unknown)?;
-            Ok(bytes)
-        });
-        let bytes = sealed.map_err(|failure| self.refusal(failure))?;
-        self.publish();
+        let bytes = tail.seal(now_ns).map_err(|failure| self.refusal(failure))?;
         if let Some(tail) = self.tail.take() {
             self.catalog.change(tail.first, |segment| {
                 segment.bytes = bytes;
@@ -297,6 +297,7 @@ impl<D: Disk> Log<D> {
                 WriteFailure::Undone(error) if is_gone(&error) => self.refusal(WriteFailure::Unknown(error)),
                 failure => self.refusal(failure),
             })?);
+            self.begun = true;
         }
         Ok(())
     }
@@ -304,9 +305,12 @@ impl<D: Disk> Log<D> {
     /// Tells readers what is durable now.
     fn publish(&mut self) {
         self.durable = self.next;
+        self.begun = false;
         if let Some(tail) = &self.tail {
             let (end, data_end) = (tail.next, tail.end);
-            self.catalog.change(tail.first, |segment| (segment.end, segment.data_end) = (end, data_end));
+            self.catalog.change(tail.first, |segment| {
+                (segment.end, segment.data_end, segment.settled) = (end, data_end, true);
+            });
         }
         self.catalog.set_next(self.durable);
     }

@@ -2,7 +2,7 @@
 //!
 //! It reads the header and the seal of every segment and goes through the last one alone, so that it costs
 //! O(segments). A segment with a successor was durable before that was made; of the last one nothing is certain,
-//! its seal included. A log that was closed ends in an empty segment, so there the last one costs nothing. Nothing here needs an operator to delete anything: what cannot be used is renamed and reported.
+//! its seal included. (A seal may be missing elsewhere too: it only saves time.) A log that was closed ends in an empty segment, so there the last one costs nothing. Nothing here needs an operator to delete anything: what cannot be used is renamed and reported.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use weir_model::{Incarnation, Seq, SeqRanges};
 
-use crate::catalog::{Catalog, Segment, read_seal, segment_first, segment_name};
+use crate::catalog::{Catalog, NEXT, Segment, read_seal, segment_first, segment_name};
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderFound};
 use crate::tail::{Loss, Recovered, Tail, WriteFailure};
@@ -93,6 +93,7 @@ pub(crate) fn open<D: Disk>(
     disk.create_dir(dir).map_err(at(dir))?;
     // A killed process may have left names that we see and a power cut would not leave.
     disk.sync_dir(dir).map_err(at(dir))?;
+    name_next(&**disk, dir)?;
     let mut segments = Vec::new();
     for name in disk.names(dir).map_err(at(dir))? {
         if let Some(first) = segment_first(&name) {
@@ -150,7 +151,7 @@ pub(crate) fn open<D: Disk>(
     }
     tail.next = recovery.next.0;
     catalog.set_next(tail.next);
-    catalog.put(tail.first, growing(&tail));
+    catalog.put(tail.first, growing(&tail, true));
     let ends: Vec<u64> = ours.iter().skip(1).map(|s| s.first).chain([tail.first]).collect();
     for (candidate, end) in ours.iter().zip(ends) {
         let path = catalog.path(candidate.first);
@@ -163,7 +164,25 @@ pub(crate) fn open<D: Disk>(
     Ok(Opened { catalog: Arc::new(catalog), tail, recovery })
 }
 
-/// Makes the segment that begins with `first`, durably, its name included.
+/// Gives the segment its name that was begun in the prepared file and had it in memory alone when the power went. Where
+/// it has no header, nothing in it was answered for.
+fn name_next<D: Disk>(disk: &D, dir: &Path) -> Result<(), OpenError> {
+    let next = dir.join(NEXT);
+    let header = read_header(disk, &next, FileKind::Segment)?;
+    let named = header.map(|header| segment_name(header.first));
+    let names = disk.names(dir).map_err(at(dir))?;
+    match named.filter(|name| !names.contains(name)) {
+        Some(name) => {
+            disk.rename(&next, &dir.join(name)).map_err(at(&next))?;
+            disk.sync_dir(dir).map_err(at(dir))
+        }
+        None if names.iter().any(|name| name == NEXT) => disk.remove(&next).map_err(at(&next)),
+        None => Ok(()),
+    }
+}
+
+/// Begins the segment with `first`: in the prepared file, so that its first sync makes all of it durable, or, where there is
+/// none, in a new one that is durable now, its name included.
 pub(crate) fn begin_segment<D: Disk>(
     catalog: &Catalog<D>,
     first: u64,
@@ -171,6 +190,20 @@ pub(crate) fn begin_segment<D: Disk>(
 ) -> Result<Tail<D::File>, WriteFailure> {
     let header = FileHeader { incarnation: catalog.incarnation, first, time_ns: now_ns };
     let path = catalog.path(first);
+    if let Some(file) = catalog.prepared.lock().take() {
+        let next = catalog.dir.join(NEXT);
+        let begun = Tail::begin(file, FileKind::Segment, header);
+        match begun.and_then(|tail| catalog.disk.rename(&next, &path).map(|()| tail)) {
+            Ok(tail) => {
+                catalog.put(first, growing(&tail, false));
+                return Ok(tail);
+            }
+            Err(_) => {
+                // It must not be taken for the segment that is begun in its place.
+                let _ = catalog.disk.remove(&next);
+            }
+        }
+    }
     let tail = catalog.disk.create(&path).and_then(|file| Tail::begin(file, FileKind::Segment, header));
     let tail = tail.map_err(|error| {
         // Half a header harms nobody, but it takes a place on a full disk.
@@ -179,16 +212,17 @@ pub(crate) fn begin_segment<D: Disk>(
     })?;
     // The header is durable before a frame can follow it, so that a long file without one is damage.
     tail.sync().and_then(|()| catalog.disk.sync_dir(&catalog.dir)).map_err(WriteFailure::Unknown)?;
-    catalog.put(first, growing(&tail));
+    catalog.put(first, growing(&tail, true));
     Ok(tail)
 }
 
 /// The entry of a segment that grows and of which all is durable.
-fn growing<F: DiskFile>(tail: &Tail<F>) -> Segment {
+fn growing<F: DiskFile>(tail: &Tail<F>, settled: bool) -> Segment {
     Segment {
         end: tail.next,
         data_end: tail.end,
         bytes: tail.end,
+        settled,
         oldest_ns: tail.oldest_ns,
         index: Some(Arc::clone(&tail.index)),
     }
@@ -272,9 +306,10 @@ fn sealed<D: Disk>(catalog: &Catalog<D>, candidate: &Candidate, end: u64) -> io:
     let created_ns = candidate.header.map(|header| header.time_ns);
     Ok(match read_seal(&file, catalog.salt(candidate.first))? {
         Some((at, seal)) => {
-            Segment { end: seal.end, data_end: at, bytes, oldest_ns: Some(seal.oldest_ns), index: None }
+            let oldest_ns = Some(seal.oldest_ns);
+            Segment { end: seal.end, data_end: at, bytes, settled: true, oldest_ns, index: None }
         }
-        None => Segment { end, data_end: bytes, bytes, oldest_ns: created_ns, index: None },
+        None => Segment { end, data_end: bytes, bytes, settled: true, oldest_ns: created_ns, index: None },
     })
 }
 

@@ -1,7 +1,7 @@
-//! Lets go of what a log does not need any more: files whose records are all committed.
+//! Lets go of what a log does not need any more: files whose records are all committed. And makes the next file ready.
 //!
-//! To unlink a file, or to give its pages back, takes the kernel milliseconds, in which nobody would be answered: a
-//! [`crate::GroupLog`] leaves both to a thread of its own. Left out on purpose: which records are committed, and the
+//! To unlink a file, to give its pages back, or to make one whose name is durable takes milliseconds, in which nobody would
+//! be answered: a [`crate::GroupLog`] leaves all that to a thread of its own. Left out on purpose: which records are committed, and the
 //! file that still grows.
 
 use std::io;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use weir_model::SeqRanges;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, NEXT};
 use crate::disk::{Disk, DiskFile};
 use crate::log::is_full;
 
@@ -21,7 +21,7 @@ const RESERVE: &str = "log.reserve";
 /// waits behind that: 64 MiB took 14 ms.
 const GIVE_BACK_BYTES: u64 = if cfg!(test) { 200 } else { 4 << 20 };
 
-/// Removes the segments of one log.
+/// Removes the segments of one log, and makes files ready for new ones.
 #[derive(Debug)]
 pub(crate) struct Sweeper<D: Disk> {
     catalog: Arc<Catalog<D>>,
@@ -36,17 +36,34 @@ impl<D: Disk> Sweeper<D> {
         sweeper
     }
 
-    /// Removes the segments, but for the last, whose records are all in `committed`.
+    /// Removes the finished segments whose records are all in `committed`.
     ///
     /// # Errors
     /// What the disk said to the first segment that it would not remove; a later call tries again.
     pub(crate) fn trim(&mut self, committed: &SeqRanges) -> io::Result<()> {
-        for view in self.catalog.all_but_last() {
+        for view in self.catalog.finished() {
             if committed.covers(view.first..view.segment.end) {
                 self.remove(view.first)?;
             }
         }
         self.hold_reserve();
+        Ok(())
+    }
+
+    /// Makes the file ready into which the next segment goes, unless there is one.
+    ///
+    /// # Errors
+    /// What the disk said; the next segment then makes its file itself.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
+        let Catalog { disk, dir, prepared, .. } = &*self.catalog;
+        if prepared.lock().is_some() {
+            return Ok(());
+        }
+        // The segment begun last may have its new name in memory alone, and this one still on the disk.
+        disk.sync_dir(dir)?;
+        let file = disk.create(&dir.join(NEXT))?;
+        disk.sync_dir(dir)?;
+        *prepared.lock() = Some(file);
         Ok(())
     }
 
@@ -77,6 +94,13 @@ impl<D: Disk> Sweeper<D> {
         self.catalog.disk.sync_dir(&self.catalog.dir)?;
         let steps = file.bytes()?.div_ceil(GIVE_BACK_BYTES);
         (1..steps).rev().try_for_each(|step| file.truncate(step * GIVE_BACK_BYTES))
+    }
+
+    /// Leaves no empty file behind.
+    pub(crate) fn end(self) {
+        if self.catalog.prepared.lock().take().is_some() {
+            let _ = self.catalog.disk.remove(&self.catalog.dir.join(NEXT));
+        }
     }
 
     /// Takes the reserve, if there is room for it; without it only a full disk is harder.

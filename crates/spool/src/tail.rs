@@ -63,7 +63,7 @@ impl WriteFailure {
 #[derive(Debug)]
 pub(crate) enum Recovered<F> {
     Tail(Tail<F>, Loss),
-    /// It ends in the middle of its own header: its making was cut short, and it never held a record.
+    /// It has no header yet: it was cut short before its first sync, and nothing in it was answered for.
     HalfMade,
     /// Neither its header nor one frame is sound.
     Rotten,
@@ -116,7 +116,7 @@ impl<F: DiskFile> Tail<F> {
             }
         }
         if !header_sound && scan.records == 0 {
-            let half_made = bytes <= FILE_HEADER_BYTES as u64;
+            let half_made = bytes <= FILE_HEADER_BYTES as u64 || is_blank(&walker.file);
             return Ok(if half_made { Recovered::HalfMade } else { Recovered::Rotten });
         }
         let mut tail = Self::at(walker.file, header);
@@ -223,6 +223,12 @@ impl<F: DiskFile> Tail<F> {
             }
         })
     }
+}
+
+/// Whether a header was never written. What the disk cannot read is not taken for that.
+fn is_blank<F: DiskFile>(file: &F) -> bool {
+    let mut header = [0; FILE_HEADER_BYTES];
+    file.read_at(&mut header, 0).is_ok() && header == [0; FILE_HEADER_BYTES]
 }
 
 fn length(piece: &[u8]) -> Result<u32, WriteFailure> {

@@ -46,6 +46,9 @@ fn live(disk: &FaultyDisk) -> Vec<Moment> {
         next += group.len() as u64;
         log.append(&group, step).unwrap();
         log.sync().unwrap();
+        if step % 5 != 3 {
+            prepare(&log).unwrap();
+        }
         if step % 8 == 7 {
             // Told to the disk later than to the model: a file that goes early may be gone at once.
             trimmed.insert_range(0..next / 2);

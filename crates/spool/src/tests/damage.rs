@@ -116,7 +116,7 @@ fn a_removed_segment_is_reported_and_passed() {
     let disk = FaultyDisk::new();
     let (mut log, _) = open(&disk, small());
     fill(&mut log, 0..60, 100);
-    let second = log.catalog().all_but_last()[1].clone();
+    let second = log.catalog().finished()[1].clone();
     disk.remove(&log.catalog().path(second.first)).unwrap();
     let (found, damaged) = contents(&log);
     assert_eq!(damaged, range(second.first..second.segment.end));
@@ -128,7 +128,7 @@ fn what_is_trimmed_under_a_reader_is_no_damage() {
     let disk = FaultyDisk::new();
     let (mut log, _) = open(&disk, small());
     fill(&mut log, 0..60, 100);
-    let view = log.catalog().all_but_last()[0].clone();
+    let view = log.catalog().finished()[0].clone();
     // One has the file open, the other is about to open it.
     let mut readers = [log.reader(Seq(0)), log.reader(Seq(0))];
     assert!(!readers[0].read(1).unwrap().is_empty() && readers[0].position().0 < view.segment.end);

@@ -40,6 +40,11 @@ fn open(disk: &FaultyDisk, options: Options) -> (Log<FaultyDisk>, Recovery) {
     Log::open(&Arc::new(disk.clone()), Path::new(DIR), options, Incarnation(7), 1_000).unwrap()
 }
 
+/// What a [`GroupLog`](crate::GroupLog) does beside the log, at once.
+fn prepare(log: &Log<FaultyDisk>) -> std::io::Result<()> {
+    Sweeper::new(Arc::clone(log.catalog()), 0).prepare()
+}
+
 /// As a [`GroupLog`](crate::GroupLog) trims, at once.
 fn trim(log: &mut Log<FaultyDisk>, committed: &SeqRanges, now_ns: u64) -> std::io::Result<()> {
     log.finish(committed, now_ns);
