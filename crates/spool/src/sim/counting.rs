@@ -10,7 +10,7 @@ use crate::disk::{Disk, DiskFile};
 /// What a [`Counting`] disk has done.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Syncs of files.
+    /// Syncs of files and directories.
     pub syncs: AtomicU64,
     /// Bytes read.
     pub read_bytes: AtomicU64,
@@ -76,6 +76,7 @@ impl<D: Disk> Disk for Counting<D> {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.counts.syncs.fetch_add(1, Ordering::Relaxed);
         self.disk.sync_dir(dir)
     }
 }

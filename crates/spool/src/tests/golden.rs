@@ -113,3 +113,40 @@ fn inspect_tells_damage_from_an_unfinished_end() {
     assert_eq!(report.missing, range(0..1));
     assert!(report.unfinished_bytes > 0 && !report.is_sound());
 }
+
+#[test]
+fn inspect_sees_what_a_power_cut_leaves_of_a_roll() {
+    let written = files(&write());
+    let mut segments: Vec<_> = written.iter().filter(|(name, _)| name.ends_with(".seg")).collect();
+    let (last, bytes) = segments.pop().unwrap();
+    let (before, sealed) = segments.pop().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in &written {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    // The seal is torn, and the last segment's name is not there yet.
+    std::fs::write(dir.path().join(before), &sealed[..sealed.len() - 9]).unwrap();
+    std::fs::remove_file(dir.path().join(last)).unwrap();
+    std::fs::write(dir.path().join("next.seg"), bytes).unwrap();
+    let report = inspect::verify(dir.path()).unwrap();
+    assert_eq!((report.records, report.is_sound()), (12, true), "{report:?}");
+    assert!(report.unfinished_bytes > 0);
+
+    let (log, recovery) = Log::open(&Arc::new(OsDisk), dir.path(), small(), Incarnation(1), 0).unwrap();
+    assert_eq!((recovery.next, recovery.set_aside.len(), recovery.torn_bytes), (Seq(12), 0, 0));
+    assert_eq!((contents(&log).0.len(), dir.path().join(last).exists()), (12, true));
+}
+
+#[test]
+fn a_prepared_file_that_was_not_used_leaves_no_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files(&write()) {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    for leftover in [&b""[..], &[0; 300], &std::fs::read(dir.path().join("00000000000000000000.seg")).unwrap()] {
+        std::fs::write(dir.path().join("next.seg"), leftover).unwrap();
+        let (log, recovery) = Log::open(&Arc::new(OsDisk), dir.path(), small(), Incarnation(1), 0).unwrap();
+        assert_eq!((recovery.next, recovery.set_aside.len()), (Seq(12), 0));
+        assert_eq!((contents(&log).0.len(), dir.path().join("next.seg").exists()), (12, false));
+    }
+}

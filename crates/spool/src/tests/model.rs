@@ -57,6 +57,8 @@ struct World {
     /// Most records that one sync has covered.
     group_max: usize,
     records: u64,
+    /// A segment may have its name in memory alone: a crash and a flip in its header together take all of it.
+    unnamed: bool,
 }
 
 impl World {
@@ -73,6 +75,7 @@ impl World {
             lost: BTreeSet::new(),
             group_max: 1,
             records: 0,
+            unnamed: false,
         };
         world.reopen();
         world
@@ -102,6 +105,14 @@ impl World {
             }
         }
         self.told = recovery.next.0;
+        self.unnamed = false;
+    }
+
+    /// As a [`GroupLog`](crate::GroupLog) does after each command.
+    fn prepare(&mut self) {
+        if self.unnamed || self.log().take_sealed().is_some() {
+            self.unnamed = prepare(self.log()).is_err();
+        }
     }
 
     /// Everything that was answered for can be read, but for what bit flips took.
@@ -139,6 +150,7 @@ impl World {
                     Err(AppendError::DiskFull | AppendError::Io(_)) => self.disk.set_capacity(None),
                     Err(error) => panic!("{error}"),
                 }
+                self.prepare();
                 // A roll may have synced what floated.
                 let durable = self.log().depth().next.0;
                 self.settle(durable);
@@ -161,14 +173,18 @@ impl World {
                 let mut committed = self.trimmed.clone();
                 committed.remove_range(u64::from(but)..u64::from(but) + 1);
                 let _ = trim(self.log(), &committed, 0);
+                self.prepare();
                 let durable = self.log().depth().next.0;
                 self.settle(durable);
             }
+            Op::FlipBit { .. } if self.unnamed => {}
             Op::FlipBit { segment, bit } => {
                 // Not in `log.meta`: with both copies of its identity gone, a log is a new one.
                 let files = self.disk.files();
-                let files: Vec<_> =
-                    files.iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "seg")).collect();
+                let files: Vec<_> = files
+                    .iter()
+                    .filter(|(path, bytes)| path.extension().is_some_and(|e| e == "seg") && !bytes.is_empty())
+                    .collect();
                 let (path, bytes) = files[segment as usize % files.len()];
                 self.disk.flip_bit(path, u64::from(bit) % (bytes.len() as u64 * 8));
                 self.flips += 1;

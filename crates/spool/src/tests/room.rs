@@ -162,6 +162,28 @@ fn a_failed_sync_poisons_until_reopened() {
 }
 
 #[test]
+fn a_prepared_file_spares_a_roll_its_syncs() {
+    // Header, name and records, or all at once.
+    for (prepared, syncs_of_a_roll) in [(false, 3), (true, 1)] {
+        let disk = Counting::new(FaultyDisk::new());
+        let opened = Log::open(&Arc::new(disk.clone()), Path::new(DIR), small(), Incarnation(7), 0);
+        let (mut log, counts) = (opened.unwrap().0, disk.counts());
+        let mut most = 0;
+        for n in 0..60 {
+            if prepared {
+                Sweeper::new(Arc::clone(log.catalog()), 0).prepare().unwrap();
+            }
+            let before = counts.syncs.load(Ordering::Relaxed);
+            log.append(&[numbered(n, 100)], n).unwrap();
+            log.sync().unwrap();
+            most = most.max(counts.syncs.load(Ordering::Relaxed) - before);
+        }
+        assert!(log.catalog().finished().len() >= 3);
+        assert_eq!(most, syncs_of_a_roll);
+    }
+}
+
+#[test]
 fn oversized_records_are_refused() {
     let (mut log, _) = open(&FaultyDisk::new(), Options { quota_bytes: 10_000, ..small() });
     let long = record("", vec![0; 10_001]);
