@@ -129,7 +129,8 @@ impl<D: Disk> Catalog<D> {
     /// The finished segments, oldest first: behind each is one that a crash leaves, so that the numbers go on.
     pub(crate) fn finished(&self) -> Vec<View> {
         let segments = self.segments.lock();
-        let last = segments.by_first.iter().rfind(|(_, segment)| segment.settled).map_or(0, |(&first, _)| first);
+        let last =
+            segments.by_first.iter().rfind(|(_, segment)| segment.settled).map_or(0, |(&first, _)| first);
         let view = |(&first, segment): (&u64, &Segment)| View { first, segment: segment.clone() };
         segments.by_first.range(..last).map(view).collect()
     }

@@ -90,9 +90,11 @@ impl Report {
 /// [`OpenError`]: the directory or a file cannot be read, or is of a newer format.
 pub fn segments(dir: &Path) -> Result<Vec<SegmentInfo>, OpenError> {
     let names = OsDisk.names(dir).map_err(at(dir))?;
-    let mut segments: Vec<_> = names.into_iter().filter_map(|name| Some((segment_first(&name)?, name))).collect();
+    let mut segments: Vec<_> =
+        names.into_iter().filter_map(|name| Some((segment_first(&name)?, name))).collect();
     // After a power cut the last one may not have its name yet.
-    if let Some(header) = read_header(&OsDisk, &dir.join(NEXT), FileKind::Segment)? {
+    let next = read_header(&OsDisk, &dir.join(NEXT), FileKind::Segment)?;
+    if let Some(header) = next.filter(|next| segments.iter().all(|(first, _)| *first != next.first)) {
         segments.push((header.first, NEXT.to_owned()));
     }
     describe(dir, segments)

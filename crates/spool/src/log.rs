@@ -130,7 +130,8 @@ impl<D: Disk> Log<D> {
         let opened = open(disk, dir, options.next_at_least, new_incarnation, now_ns)?;
         let next = opened.recovery.next.0;
         let (catalog, tail) = (opened.catalog, Some(opened.tail));
-        let log = Self { catalog, options, tail, next, durable: next, poisoned: false, begun: false, sealed: None };
+        let log =
+            Self { catalog, options, tail, next, durable: next, poisoned: false, begun: false, sealed: None };
         Ok((log, opened.recovery))
     }
 

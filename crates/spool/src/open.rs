@@ -164,8 +164,8 @@ pub(crate) fn open<D: Disk>(
     Ok(Opened { catalog: Arc::new(catalog), tail, recovery })
 }
 
-/// Gives the segment its name that was begun in the prepared file and had it in memory alone when the power went. Where
-/// it has no header, nothing in it was answered for.
+/// Gives the segment its name that was begun in the prepared file and had it in memory alone when the power went. In one
+/// without a header nothing was answered for, nor in one that another was begun in place of.
 fn name_next<D: Disk>(disk: &D, dir: &Path) -> Result<(), OpenError> {
     let next = dir.join(NEXT);
     let header = read_header(disk, &next, FileKind::Segment)?;
@@ -193,15 +193,9 @@ pub(crate) fn begin_segment<D: Disk>(
     if let Some(file) = catalog.prepared.lock().take() {
         let next = catalog.dir.join(NEXT);
         let begun = Tail::begin(file, FileKind::Segment, header);
-        match begun.and_then(|tail| catalog.disk.rename(&next, &path).map(|()| tail)) {
-            Ok(tail) => {
-                catalog.put(first, growing(&tail, false));
-                return Ok(tail);
-            }
-            Err(_) => {
-                // It must not be taken for the segment that is begun in its place.
-                let _ = catalog.disk.remove(&next);
-            }
+        if let Ok(tail) = begun.and_then(|tail| catalog.disk.rename(&next, &path).map(|()| tail)) {
+            catalog.put(first, growing(&tail, false));
+            return Ok(tail);
         }
     }
     let tail = catalog.disk.create(&path).and_then(|file| Tail::begin(file, FileKind::Segment, header));

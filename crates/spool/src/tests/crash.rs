@@ -121,7 +121,7 @@ fn try_all(
         for keep in all.into_iter().chain(torn) {
             check(&state.after_crash(keep), &keep)?;
         }
-        for seed in 0..4 {
+        for seed in 0..16 {
             let scattered = state.copy();
             scattered.crash(&mut SmallRng::seed_from_u64(seed * 1000 + i as u64));
             check(&scattered, &("scattered", seed))?;

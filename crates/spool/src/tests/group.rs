@@ -205,3 +205,21 @@ async fn readers_follow_writers_through_rolls_and_trims() {
     tells.await.unwrap();
     assert!(log.depth().first >= Seq(350), "{:?}", log.depth());
 }
+
+#[tokio::test]
+async fn the_next_file_is_made_ready_beside_the_log() {
+    let disk = FaultyDisk::new();
+    let log = on(&disk);
+    let next = Path::new(DIR).join("next.seg");
+    for n in 0.. {
+        log.append(Bytes::new(), vec![0; 300].into()).await.unwrap();
+        // Segments end at 2000 bytes: one was begun, and two that the second thread made ready.
+        if n > 20 && disk.files().contains_key(&next) {
+            break;
+        }
+        assert!(n < 10_000, "no file is made ready");
+        tokio::task::yield_now().await;
+    }
+    log.close().await;
+    assert!(!disk.files().contains_key(&next), "an empty file was left behind");
+}

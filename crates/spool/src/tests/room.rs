@@ -2,8 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
 use super::*;
-use crate::sim::Counting;
+use crate::sim::{Counting, Keep};
 use crate::{AppendError, OsDisk};
 
 #[test]
@@ -30,14 +33,45 @@ fn the_quota_refuses_and_a_trim_makes_room() {
 
 #[test]
 fn a_log_that_is_done_gives_its_last_segment_back_too() {
+    for prepared in [false, true] {
+        let disk = FaultyDisk::new();
+        let (mut log, _) = open(&disk, small());
+        fill(&mut log, 0..20, 100);
+        if prepared {
+            prepare(&log).unwrap();
+        }
+        trim(&mut log, &range(0..20), 0).unwrap();
+        let depth = log.depth();
+        assert_eq!((depth.records, depth.first, depth.next, depth.oldest_ns), (0, Seq(20), Seq(20), None));
+        // The number lives on in the new segment's name, or in its header.
+        assert_eq!(open(&disk.after_crash(Keep::Nothing), small()).1.next, Seq(20));
+        assert_eq!(open(&disk, small()).1.next, Seq(20));
+    }
+}
+
+#[test]
+fn a_segment_stays_until_its_successor_is_on_the_disk() {
     let disk = FaultyDisk::new();
     let (mut log, _) = open(&disk, small());
-    fill(&mut log, 0..20, 100);
-    trim(&mut log, &range(0..20), 0).unwrap();
-    let depth = log.depth();
-    assert_eq!((depth.records, depth.first, depth.next, depth.oldest_ns), (0, Seq(20), Seq(20), None));
-    // The number lives on in the new segment's name.
-    assert_eq!(open(&disk, small()).1.next, Seq(20));
+    fill(&mut log, 0..14, 100);
+    prepare(&log).unwrap();
+    // Begins a segment, and is not synced yet: beside it all that is older is let go of.
+    log.append(&[numbered(14, 100)], 0).unwrap();
+    assert_eq!(log.depth().next, Seq(14));
+    disk.record_history();
+    Sweeper::new(Arc::clone(log.catalog()), 0).trim(&range(0..14)).unwrap();
+    for (state, seed) in
+        disk.history().iter().chain([&disk]).flat_map(|state| (0..300).map(move |n| (state, n)))
+    {
+        let crashed = state.copy();
+        crashed.crash(&mut SmallRng::seed_from_u64(seed));
+        let opened = Log::open(&Arc::new(crashed), Path::new(DIR), small(), Incarnation(8), 0).unwrap();
+        assert_eq!(opened.1.incarnation, Incarnation(7), "it has no segment any more");
+        assert!((Seq(14)..=Seq(15)).contains(&opened.1.next), "{}", opened.1.next);
+    }
+    log.sync().unwrap();
+    Sweeper::new(Arc::clone(log.catalog()), 0).trim(&range(0..14)).unwrap();
+    assert_eq!(log.depth().first, Seq(14));
 }
 
 #[test]
@@ -120,7 +154,7 @@ fn a_refused_record_does_not_come_back() {
     disk.fail_write_in(0);
     assert!(matches!(log.append(&[numbered(3, 100), numbered(4, 100)], 0), Err(AppendError::Io(_))));
     for operations in 0..=disk.pending().len() {
-        let crashed = disk.after_crash(crate::sim::Keep::Prefix { operations, bytes: 0 });
+        let crashed = disk.after_crash(Keep::Prefix { operations, bytes: 0 });
         assert_eq!(open(&crashed, small()).1.next, Seq(3));
     }
     // Where that cannot be promised, nothing more is.
@@ -155,7 +189,7 @@ fn a_failed_sync_poisons_until_reopened() {
         assert!(recovery.next.0 >= failed);
         let next = recovery.next.0;
         fill(&mut log, next..next + 1, 100);
-        let crashed = disk.after_crash(crate::sim::Keep::Nothing);
+        let crashed = disk.after_crash(Keep::Nothing);
         let (log, recovery) = open(&crashed, small());
         assert_eq!((recovery.next, contents(&log).0.len() as u64), (Seq(next + 1), next + 1));
     }
