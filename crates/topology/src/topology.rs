@@ -373,7 +373,7 @@ fn stage(reader: &mut Reader<'_>, block: Option<Block<'_>>) -> Stage {
     let raw: Option<RawStage> = block.and_then(|block| reader.block(&block, &[]));
     let (memory, disk) = raw.map_or((None, None), |raw| (raw.memory, raw.disk));
     Stage {
-        memory: reader.value_or(memory, ByteSize::mebibytes(96)),
+        memory: reader.value_or(memory, ByteSize::mebibytes(48)),
         disk: reader.value_or(disk, ByteSize::mebibytes(4 << 10)),
     }
 }

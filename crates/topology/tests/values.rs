@@ -39,7 +39,7 @@ fn what_a_file_does_not_say() {
     let group = &file.groups[0];
     assert_eq!((group.quota, &group.overflow), (ByteSize(10 << 30), &Overflow::Block));
     assert_eq!((group.affinity, group.ack, group.sinks[0].weight), (Affinity::None, Ack::Edge, 1));
-    assert_eq!(group.stage, Stage { memory: ByteSize(96 << 20), disk: ByteSize(4 << 30) });
+    assert_eq!(group.stage, Stage { memory: ByteSize(48 << 20), disk: ByteSize(4 << 30) });
     assert_eq!(group.part, part(64, 1_000));
     assert_eq!(group.repeats, Repeats { window: Duration::from_secs(600), chunks: 500_000 });
     assert_eq!(
