@@ -98,7 +98,9 @@ pub(crate) fn run(command: LogCommand) -> anyhow::Result<ExitCode> {
                     println!("  missing: {missing:?}");
                 }
                 if *unfinished_bytes > 0 {
-                    println!("  the last {unfinished_bytes} bytes are not, or not yet, a whole record");
+                    println!(
+                        "  {unfinished_bytes} bytes at the end of a segment are not, or not yet, a whole record"
+                    );
                 }
             }
             if !sound {
