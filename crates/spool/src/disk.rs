@@ -253,7 +253,9 @@ impl DiskFile for OsFile {
             std::thread::yield_now();
         }
         // What lay across two steps.
-        forget(at, bytes);
+        if bytes > FORGET_BYTES as u64 {
+            forget(at, bytes);
+        }
     }
 
     fn read_no_further(&self) {

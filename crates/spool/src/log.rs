@@ -263,8 +263,8 @@ impl<D: Disk> Log<D> {
         self.poisoned
     }
 
-    /// The segment sealed last, with its bytes, once: its seal is to be synced. A reader that keeps up has it from memory, and one that is behind
-    /// may be far behind: where its pages are given back, a later segment is written into them, which costs less than
+    /// The segment sealed last, with its bytes, once: its seal is to be synced. A reader that keeps up has it from memory,
+    /// and one that is behind may be far behind: where its pages are given back, a later segment is written into them, which costs less than
     /// pages that nobody has touched yet.
     pub(crate) fn take_sealed(&mut self) -> Option<(D::File, u64)> {
         self.sealed.take()
