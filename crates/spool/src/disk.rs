@@ -6,8 +6,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Advice, FallocateFlags};
+use bytes::Bytes;
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 
 /// Files and directories, as a log needs them. Names are durable only after [`Disk::sync_dir`], bytes only
 /// after [`DiskFile::sync`].
@@ -82,11 +84,11 @@ pub trait DiskFile: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever the disk says.
-    fn read_block(&self, bytes: usize, at: u64) -> io::Result<Vec<u8>> {
+    fn read_block(&self, bytes: usize, at: u64) -> io::Result<Bytes> {
         let mut block = vec![0; bytes];
         let got = self.read_at(&mut block, at)?;
         block.truncate(got);
-        Ok(block)
+        Ok(block.into())
     }
 
     /// Writes all `parts` one behind the other from `at` on; the slices are used up.
@@ -117,9 +119,13 @@ pub trait DiskFile: std::fmt::Debug + Send + Sync + 'static {
     /// Says that the `bytes` from `at` on are not read again soon, so that they do not push hotter pages out.
     fn forget(&self, at: u64, bytes: u64);
 
-    /// Says that only what is asked for shall be read.
-    fn read_no_further(&self) {}
+    /// Says that what is read from now on is read once: nothing of it shall be kept in memory, and nothing beyond it read.
+    fn read_once(&mut self) {}
 }
+
+/// What reads past the page cache begin and end at, in bytes: no file system asks for more on the usual disks. Memory for
+/// them begins at a multiple of it too.
+const DIRECT_BYTES: usize = 4096;
 
 /// Pages that are given back at once, in bytes. Meanwhile the kernel may let no other thread on: 64 MiB held a core for 4 ms,
 /// on which the log's thread had been woken. As large as the largest folio of most machines: one that only reaches into a
@@ -150,15 +156,15 @@ impl Disk for OsDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<OsFile> {
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).map(OsFile)
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).map(OsFile::from)
     }
 
     fn open(&self, path: &Path) -> io::Result<OsFile> {
-        OpenOptions::new().read(true).write(true).open(path).map(OsFile)
+        OpenOptions::new().read(true).write(true).open(path).map(OsFile::from)
     }
 
     fn open_read(&self, path: &Path) -> io::Result<OsFile> {
-        File::open(path).map(OsFile)
+        File::open(path).map(OsFile::from)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -176,45 +182,107 @@ impl Disk for OsDisk {
 
 /// An open file of the real disk.
 #[derive(Debug)]
-pub struct OsFile(File);
+pub struct OsFile {
+    file: File,
+    /// Reads go past the page cache (`O_DIRECT`).
+    direct: AtomicBool,
+}
+
+impl From<File> for OsFile {
+    fn from(file: File) -> Self {
+        Self { file, direct: AtomicBool::new(false) }
+    }
+}
+
+impl OsFile {
+    /// Reads whole blocks past the page cache; `None` where the file system cannot do so after all. The disk then writes into our memory:
+    /// nothing is copied, and no page taken, filed, looked up and given back, which was three quarters of the CPU time.
+    fn read_direct(&self, bytes: usize, at: u64, block_bytes: usize) -> io::Result<Option<Bytes>> {
+        let before = (at % block_bytes as u64) as usize;
+        let len = (before + bytes).next_multiple_of(block_bytes);
+        let mut block: Vec<u8> = Vec::with_capacity(len + DIRECT_BYTES);
+        let begin = block.as_ptr().align_offset(DIRECT_BYTES).min(DIRECT_BYTES);
+        block.resize(begin + len, 0);
+        match fill(&self.file, &mut block[begin..], at - before as u64) {
+            Ok(got) => {
+                let found = (begin + before).min(begin + got)..(begin + before + bytes).min(begin + got);
+                Ok(Some(Bytes::from(block).slice(found)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.give_up_direct()?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Goes on through the page cache, as well as that goes.
+    fn give_up_direct(&self) -> io::Result<()> {
+        rustix::fs::fcntl_setfl(&self.file, OFlags::empty())?;
+        self.direct.store(false, Ordering::Relaxed);
+        self.read_no_further();
+        Ok(())
+    }
+
+    /// Keeps the kernel from reading ahead.
+    fn read_no_further(&self) {
+        let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Random);
+    }
+}
+
+/// Fills `into` from `at` on, as far as the file reaches.
+fn fill(file: &File, into: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < into.len() {
+        match file.read_at(&mut into[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
 
 impl DiskFile for OsFile {
     fn bytes(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < into.len() {
-            match self.0.read_at(&mut into[filled..], at + filled as u64) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        if self.direct.load(Ordering::Relaxed)
+            && let Some(block) = self.read_direct(into.len(), at, DIRECT_BYTES)?
+        {
+            into[..block.len()].copy_from_slice(&block);
+            return Ok(block.len());
         }
-        Ok(filled)
+        fill(&self.file, into, at)
     }
 
     // Into memory that nobody has zeroed before.
-    fn read_block(&self, bytes: usize, at: u64) -> io::Result<Vec<u8>> {
+    fn read_block(&self, bytes: usize, at: u64) -> io::Result<Bytes> {
+        if self.direct.load(Ordering::Relaxed)
+            && let Some(block) = self.read_direct(bytes, at, DIRECT_BYTES)?
+        {
+            return Ok(block);
+        }
         let mut block = Vec::with_capacity(bytes);
         while block.len() < bytes {
             let from = at + block.len() as u64;
-            match rustix::io::pread(&self.0, rustix::buffer::spare_capacity(&mut block), from) {
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut block), from) {
                 Ok(0) => break,
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
         block.truncate(bytes);
-        Ok(block)
+        Ok(block.into())
     }
 
     fn write_at(&self, mut parts: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
         IoSlice::advance_slices(&mut parts, 0); // drops empty slices in front
         while !parts.is_empty() {
-            match rustix::io::pwritev(&self.0, parts, at) {
+            match rustix::io::pwritev(&self.file, parts, at) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     IoSlice::advance_slices(&mut parts, n);
@@ -228,24 +296,28 @@ impl DiskFile for OsFile {
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
+        self.file.set_len(bytes)
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn forget(&self, at: u64, bytes: u64) {
+        // What was read past the page cache is not in it.
+        if self.direct.load(Ordering::Relaxed) {
+            return;
+        }
         // Advice only: a kernel that does not take it costs us nothing but its cache.
         let forget = |at, bytes| {
-            let _ = rustix::fs::fadvise(&self.0, at, std::num::NonZeroU64::new(bytes), Advice::DontNeed);
+            let _ = rustix::fs::fadvise(&self.file, at, std::num::NonZeroU64::new(bytes), Advice::DontNeed);
         };
         for step in (0..bytes).step_by(FORGET_BYTES) {
             forget(at + step, (bytes - step).min(FORGET_BYTES as u64));
@@ -258,8 +330,12 @@ impl DiskFile for OsFile {
         }
     }
 
-    fn read_no_further(&self) {
-        let _ = rustix::fs::fadvise(&self.0, 0, None, Advice::Random);
+    fn read_once(&mut self) {
+        match rustix::fs::fcntl_setfl(&self.file, OFlags::DIRECT) {
+            Ok(()) => *self.direct.get_mut() = true,
+            // A file system in memory, and few others.
+            Err(_) => self.read_no_further(),
+        }
     }
 }
 
@@ -297,5 +373,101 @@ impl DirLock {
         // The number only helps a human: on a full disk the lock must hold without it.
         let _ = file.set_len(0).and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
         Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::ReadWriteFlags;
+
+    use super::*;
+
+    const BYTES: usize = 40 << 20;
+
+    fn pattern() -> Vec<u8> {
+        (0..BYTES as u64 / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+    }
+
+    /// A durable file of no whole number of pages; written a few MB at once, which gives folios of all sizes.
+    fn written(dir: &Path, bytes: &[u8]) -> OsFile {
+        let file = OsDisk.create(&dir.join("file")).unwrap();
+        let mut at = 0;
+        for (piece, len) in bytes.chunks(6_800_000).map(|piece| (piece, piece.len() as u64)) {
+            file.write_at(&mut [IoSlice::new(piece)], at).unwrap();
+            at += len;
+        }
+        file.sync().unwrap();
+        file
+    }
+
+    /// The first page that the page cache has.
+    fn cached(dir: &Path) -> Option<u64> {
+        let file = File::open(dir.join("file")).unwrap();
+        // A page that is asked for without waiting comes a moment later; no other must come with it.
+        rustix::fs::fadvise(&file, 0, None, Advice::Random).unwrap();
+        let mut byte = [0];
+        (0..file.metadata().unwrap().len()).step_by(DIRECT_BYTES).find(|&at| {
+            let into = &mut [io::IoSliceMut::new(&mut byte)];
+            rustix::io::preadv2(&file, into, at, ReadWriteFlags::NOWAIT).is_ok()
+        })
+    }
+
+    /// Whether the file system keeps what it has in memory alone, and so has nothing to give back.
+    fn is_in_memory(dir: &Path) -> bool {
+        const TMPFS_MAGIC: u64 = 0x0102_1994;
+        rustix::fs::statfs(dir).unwrap().f_type as u64 == TMPFS_MAGIC
+    }
+
+    #[test]
+    fn what_is_forgotten_leaves_the_cache_whatever_its_folios() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = &pattern()[..BYTES - 77];
+        let file = written(dir.path(), bytes);
+        if is_in_memory(dir.path()) {
+            return;
+        }
+        assert_eq!(cached(dir.path()), Some(0));
+        file.forget(0, bytes.len() as u64);
+        assert_eq!(cached(dir.path()), None);
+    }
+
+    #[test]
+    fn what_is_read_once_is_right_anywhere_and_leaves_no_page_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = &pattern()[..BYTES - 77];
+        let file = written(dir.path(), bytes);
+        file.forget(0, bytes.len() as u64);
+        let mut once = OsDisk.open_read(&dir.path().join("file")).unwrap();
+        once.read_once();
+        let end = bytes.len();
+        let places = [(0, 1), (0, 4096), (1, 4096), (4095, 2), (12_288, 256 << 10), (100_001, 254_077)];
+        let at_the_end =
+            [(end - 5000, 4999), (end - 77, 77), (end - 77, 500), (end - 10_000, 1 << 20), (end, 9)];
+        for (at, len) in places.into_iter().chain(at_the_end) {
+            let expected = &bytes[at..end.min(at + len)];
+            assert_eq!(once.read_block(len, at as u64).unwrap(), expected, "{len} at {at}");
+            let mut into = vec![0; len];
+            assert_eq!(once.read_at(&mut into, at as u64).unwrap(), expected.len(), "{len} at {at}");
+            assert_eq!(&into[..expected.len()], expected, "{len} at {at}");
+        }
+        assert!(once.read_block(9, end as u64 + 9000).unwrap().is_empty());
+        if !is_in_memory(dir.path()) {
+            assert_eq!(cached(dir.path()), None);
+        }
+    }
+
+    #[test]
+    fn a_file_system_that_takes_the_flag_and_not_the_read_is_read_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = &pattern()[..BYTES - 77];
+        let mut file = written(dir.path(), bytes);
+        rustix::fs::fcntl_setfl(&file.file, OFlags::DIRECT).unwrap();
+        *file.direct.get_mut() = true;
+        // To one that asks for larger blocks than ours, ours are what bytes are to this one.
+        if !is_in_memory(dir.path()) {
+            assert_eq!(file.read_direct(4097, 4095, 1).unwrap(), None);
+            assert!(!*file.direct.get_mut());
+        }
+        assert_eq!(file.read_block(4097, 4095).unwrap(), &bytes[4095..8192]);
     }
 }

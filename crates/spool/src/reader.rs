@@ -67,8 +67,19 @@ pub struct Reader<D: Disk = OsDisk> {
 struct OpenSegment<F> {
     first: u64,
     walker: Walker<F>,
+    /// It was sealed already: what is read is backlog.
+    sealed: bool,
     /// Pages below were given back to the kernel.
     forgotten: u64,
+}
+
+impl<F: DiskFile> OpenSegment<F> {
+    /// From here on what is read is read once. A sync of the log must not wait behind the megabytes that a kernel reads ahead,
+    /// and hotter pages must not be pushed out.
+    fn seal(&mut self) {
+        self.walker.file.read_once();
+        (self.sealed, self.forgotten) = (true, self.walker.at);
+    }
 }
 
 impl<D: Disk> Reader<D> {
@@ -166,14 +177,17 @@ impl<D: Disk> Reader<D> {
 
     /// Opens the segment, or goes on in it.
     fn enter(&mut self, view: &View, bytes_max: usize) -> io::Result<()> {
+        let block_bytes = bytes_max.min(BLOCK_BYTES);
+        let sealed = view.segment.index.is_none();
         if let Some(open) = self.open.as_mut().filter(|open| open.first == view.first) {
             open.walker.end = view.segment.data_end;
-            open.walker.block_bytes = bytes_max.min(BLOCK_BYTES);
+            open.walker.block_bytes = block_bytes;
+            if sealed && !open.sealed {
+                open.seal();
+            }
             return Ok(());
         }
         let file = self.catalog.disk.open_read(&self.catalog.path(view.first))?;
-        // A sync of the log must not wait behind the megabytes that a kernel reads ahead.
-        file.read_no_further();
         let salt = self.catalog.salt(view.first);
         let at = if self.next == view.first {
             None
@@ -183,8 +197,11 @@ impl<D: Disk> Reader<D> {
             read_seal(&file, salt)?.and_then(|(_, seal)| seal.index.at_or_before(self.next))
         };
         let at = at.unwrap_or(FILE_HEADER_BYTES as u64);
-        let walker = Walker::new(file, salt, at..view.segment.data_end, bytes_max.min(BLOCK_BYTES));
-        self.open = Some(OpenSegment { first: view.first, walker, forgotten: at });
+        let walker = Walker::new(file, salt, at..view.segment.data_end, block_bytes);
+        let open = self.open.insert(OpenSegment { first: view.first, walker, sealed: false, forgotten: at });
+        if sealed {
+            open.seal();
+        }
         Ok(())
     }
 
@@ -223,13 +240,12 @@ impl<D: Disk> Reader<D> {
                 }
             }
         }
-        // What lies in a sealed segment is backlog: read once, it would only push hotter pages out.
         let read = open.walker.at;
-        if view.segment.index.is_none() && read > open.forgotten {
+        if open.sealed && read > open.forgotten {
             open.walker.file.forget(open.forgotten, read - open.forgotten);
             open.forgotten = read;
         }
-        if self.next >= view.segment.end && view.segment.index.is_none() {
+        if self.next >= view.segment.end && open.sealed {
             self.open = None;
         }
         Ok(())

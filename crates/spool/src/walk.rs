@@ -104,8 +104,7 @@ impl<F: DiskFile> Walker<F> {
         let inside = at >= self.block_at && at + len <= self.block_at + self.block.len() as u64;
         if !inside {
             let want = len.max(self.block_bytes as u64).min(self.end - at);
-            self.block =
-                block_around(&self.file, usize::try_from(want).map_err(io::Error::other)?, at)?.into();
+            self.block = block_around(&self.file, usize::try_from(want).map_err(io::Error::other)?, at)?;
             self.block_at = at;
             if (self.block.len() as u64) < len {
                 return Ok(None);
@@ -135,13 +134,13 @@ impl<F: DiskFile> Walker<F> {
 }
 
 /// Reads as `read_block` does, around what the disk cannot give.
-fn block_around<F: DiskFile>(file: &F, bytes: usize, at: u64) -> io::Result<Vec<u8>> {
+fn block_around<F: DiskFile>(file: &F, bytes: usize, at: u64) -> io::Result<Bytes> {
     match file.read_block(bytes, at) {
         Err(error) if is_unreadable(&error) => {
             let mut block = vec![0; bytes];
             let got = read_around(file, &mut block, at)?;
             block.truncate(got);
-            Ok(block)
+            Ok(block.into())
         }
         read => read,
     }

@@ -10,6 +10,7 @@
 mod disk;
 mod life;
 mod steps;
+mod straight;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -4,8 +4,8 @@
 //! a batch; it is counted and passed over, for another try or another sink would meet the same bytes.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use weir_shape::{CodecWriter, ShapeError, each_event};
@@ -14,16 +14,15 @@ use weir_store::{Committed, Part, PartBatch, Partition};
 use crate::FileSettings;
 use crate::disk;
 use crate::steps::{Step, Steps};
+use crate::straight::Straight;
 
 /// Most files that an attempt has open. A part of more partitions, which only a batch of very many minutes makes, takes
 /// one pass over its batches for each so many.
 pub(crate) const FILES_MAX: usize = 256;
 
-/// Buffered for each open file.
-const BUFFER_BYTES: usize = 64 << 10;
-/// The kernel is asked to write a file out each time that so many bytes have come: left to the sync at its end, they would all
-/// come at once, and every other sync of the disk would wait behind them.
-const WRITE_OUT_BYTES: u64 = 1 << 20;
+/// Buffered for all open files of an attempt together, and for each.
+const BUFFERS_BYTES: usize = 16 << 20;
+const BUFFER_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=1 << 20;
 
 const NS_PER_SECOND: i64 = 1_000_000_000;
 
@@ -47,44 +46,7 @@ struct Files<'a> {
 struct Open {
     temporary: PathBuf,
     target: PathBuf,
-    writer: CodecWriter<BufWriter<Steady>>,
-}
-
-/// A file that goes to the disk while it grows.
-struct Steady {
-    file: File,
-    bytes: u64,
-    /// Below this the kernel was asked to write it out.
-    asked: u64,
-}
-
-impl Write for Steady {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.bytes += written as u64;
-        if self.bytes >= self.asked + WRITE_OUT_BYTES {
-            self.forget(self.asked, self.bytes - self.asked);
-            self.asked = self.bytes;
-        }
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Steady {
-    /// Says that these bytes are not read again soon: what is dirty goes to the disk, and the pages of what is there go back.
-    fn forget(&self, at: u64, bytes: u64) {
-        // Advice only: a kernel that does not take it costs us nothing but its cache.
-        let _ = rustix::fs::fadvise(
-            &self.file,
-            at,
-            std::num::NonZeroU64::new(bytes),
-            rustix::fs::Advice::DontNeed,
-        );
-    }
+    writer: CodecWriter<Straight>,
 }
 
 /// A complete file and the name that it is to have.
@@ -108,9 +70,11 @@ impl Attempt<'_> {
         let (mut ready, mut committed) = (Vec::with_capacity(part.partitions.len()), Committed::default());
         // A file for each partition, without events too: whoever settles the part looks for all of them.
         for partitions in part.partitions.chunks(FILES_MAX) {
+            let buffer_bytes =
+                (BUFFERS_BYTES / partitions.len()).clamp(*BUFFER_BYTES.start(), *BUFFER_BYTES.end());
             let mut files = Files { attempt: self, part, open: Vec::new(), by_partition: HashMap::new() };
             for partition in partitions {
-                files.open(partition, ready.len())?;
+                files.open(partition, ready.len(), buffer_bytes)?;
             }
             for batch in &part.batches {
                 files.add(batch, &mut committed)?;
@@ -173,14 +137,13 @@ impl Attempt<'_> {
 
 impl Files<'_> {
     /// Makes the file of `partition`, where `before` others were made in earlier passes.
-    fn open(&mut self, partition: &Partition, before: usize) -> io::Result<()> {
+    fn open(&mut self, partition: &Partition, before: usize, buffer_bytes: usize) -> io::Result<()> {
         let Attempt { settings, staging, number, steps } = self.attempt;
         steps.before(Step::Create)?;
         let index = self.open.len();
         let temporary = staging.join(format!("{number}-{}", before + index));
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-        let file = Steady { file, bytes: 0, asked: 0 };
-        let writer = settings.codec.writer(BufWriter::with_capacity(BUFFER_BYTES, file));
+        let writer = settings.codec.writer(Straight::new(file, buffer_bytes));
         let target = target(&settings.root, partition, &format!("{}{}", self.part.id, suffix(settings)));
         self.open.push(Open { temporary, target, writer });
         self.by_partition.insert(partition.clone(), index);
@@ -243,11 +206,9 @@ impl Files<'_> {
 
     fn finish(self, ready: &mut Vec<Ready>, committed: &mut Committed) -> io::Result<()> {
         for Open { temporary, target, writer } in self.open {
-            let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+            let file = writer.finish()?;
             self.attempt.steps.before(Step::Sync)?;
-            file.file.sync_all()?;
-            file.forget(0, 0);
-            committed.bytes += file.bytes;
+            committed.bytes += file.finish()?;
             ready.push(Ready { temporary, target });
         }
         Ok(())

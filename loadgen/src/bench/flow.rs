@@ -27,7 +27,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// How often the output directory is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// An output that has not grown for so long is complete, if its lines are.
-const STILL: Duration = Duration::from_millis(300);
+const STILL: Duration = Duration::from_secs(3);
 /// An output that does not get complete has failed after so long without growing.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
