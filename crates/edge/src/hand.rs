@@ -27,18 +27,31 @@ struct Counts {
 /// A record in memory. It counts while it lives.
 pub(crate) struct InHand {
     pub(crate) stored: Stored,
+    _room: Room,
+}
+
+impl InHand {
+    /// `room` is what was taken for it.
+    pub(crate) fn new(stored: Stored, room: Room) -> Self {
+        Self { stored, _room: room }
+    }
+}
+
+/// Room for one record in memory; dropping it gives it back.
+pub(crate) struct Room {
+    bytes: usize,
     hand: Hand,
 }
 
 impl Hand {
-    /// Keeps a record in memory, if there is room for it.
-    pub(crate) fn keep(&self, stored: Stored) -> Option<InHand> {
-        // One task alone adds, so nobody comes in between.
-        let weight = weight(&stored);
-        let fits = self.0.bytes.load(Relaxed) + weight <= BYTES_MAX;
+    /// Takes room for a record, if there is some.
+    pub(crate) fn take(&self, stored: &Stored) -> Option<Room> {
+        // Whoever has the reader alone takes, so nobody comes in between.
+        let bytes = stored.payload.len() + stored.header.len();
+        let fits = self.0.bytes.load(Relaxed) + bytes <= BYTES_MAX;
         fits.then(|| {
-            self.0.bytes.fetch_add(weight, Relaxed);
-            InHand { stored, hand: self.clone() }
+            self.0.bytes.fetch_add(bytes, Relaxed);
+            Room { bytes, hand: self.clone() }
         })
     }
 
@@ -58,19 +71,15 @@ impl Hand {
     }
 }
 
-impl Drop for InHand {
+impl Drop for Room {
     fn drop(&mut self) {
-        let (counts, weight) = (&self.hand.0, weight(&self.stored));
-        let before = counts.bytes.fetch_sub(weight, Relaxed);
+        let counts = &self.hand.0;
+        let before = counts.bytes.fetch_sub(self.bytes, Relaxed);
         counts.released.fetch_add(1, Relaxed);
-        if before >= BYTES_ENOUGH && before - weight < BYTES_ENOUGH {
+        if before >= BYTES_ENOUGH && before - self.bytes < BYTES_ENOUGH {
             counts.room.notify_one();
         }
     }
-}
-
-fn weight(stored: &Stored) -> usize {
-    stored.payload.len() + stored.header.len()
 }
 
 #[cfg(test)]
@@ -87,10 +96,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_sent_makes_room() {
         let hand = Hand::default();
-        let first = hand.keep(record(BYTES_ENOUGH)).unwrap();
+        let keep = |bytes| hand.take(&record(bytes)).map(|room| InHand::new(record(bytes), room));
+        let first = keep(BYTES_ENOUGH).unwrap();
         assert!(!hand.has_room());
-        let second = hand.keep(record(BYTES_MAX - BYTES_ENOUGH)).unwrap();
-        assert!(hand.keep(record(1)).is_none());
+        let second = keep(BYTES_MAX - BYTES_ENOUGH).unwrap();
+        assert!(keep(1).is_none());
         drop(second);
         assert!(!hand.has_room() && hand.released() == 1);
         drop(first);

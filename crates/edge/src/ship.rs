@@ -25,7 +25,7 @@ use weir_transit::{
 
 use crate::StartError;
 use crate::failure::Failure;
-use crate::hand::{Hand, InHand};
+use crate::hand::{Hand, InHand, Room};
 use crate::note::LogNote;
 use crate::promises::{JournalJob, keep_journal};
 use crate::repeats::{self, Repeats};
@@ -33,6 +33,9 @@ use crate::session::{self, Outgoing, SessionHandle};
 
 /// Bytes of the log read at once.
 const READ_BYTES: usize = 2 << 20;
+/// How often in a row the log is read without asking whether the dispatcher wants more. Between two calls the disk would stand
+/// still until the driver has had its turn.
+const READS: u32 = 8;
 /// Above this the journal is rewritten as a snapshot.
 const JOURNAL_BYTES_MAX: u64 = 4 << 20;
 /// How often time passes for the dispatcher.
@@ -138,11 +141,7 @@ pub(crate) enum Input {
         session: Epoch,
         message: ToEdge,
     },
-    Read {
-        reader: Box<Reader>,
-        records: Vec<Stored>,
-        damaged: SeqRanges,
-    },
+    Read(ReadOn),
     Damaged(SeqRanges),
     Journaled(usize),
     /// The disk is full, and the journal has no more room of its own: records wait.
@@ -158,6 +157,17 @@ pub(crate) enum Input {
         seq: Seq,
         answer: oneshot::Sender<bool>,
     },
+}
+
+/// What comes next in the log.
+pub(crate) struct ReadOn {
+    /// Each with its room in memory, if there was some.
+    records: Vec<(Stored, Option<Room>)>,
+    damaged: SeqRanges,
+    /// Where it will go on.
+    position: Seq,
+    /// The reader, when it stops here.
+    reader: Option<Box<Reader>>,
 }
 
 /// What a shipper is made of.
@@ -507,15 +517,15 @@ impl Driver {
                 }
                 self.dispatcher.handle(&sink, session, message);
             }
-            Input::Read { mut reader, records, damaged } => {
+            Input::Read(ReadOn { records, damaged, position, reader }) => {
                 self.damaged(&damaged);
-                for stored in records {
-                    self.offer(stored);
+                for (stored, room) in records {
+                    self.offer(stored, room);
                 }
-                self.offered = reader.position();
-                let late = reader.take_damaged();
-                self.damaged(&late);
-                self.reader = Some(reader);
+                self.offered = position;
+                if reader.is_some() {
+                    self.reader = reader;
+                }
             }
             Input::Damaged(gone) => self.damaged(&gone),
             Input::Journaled(records) => {
@@ -570,15 +580,14 @@ impl Driver {
         }
     }
 
-    fn offer(&mut self, stored: Stored) {
+    fn offer(&mut self, stored: Stored, room: Option<Room>) {
         match BatchHeader::decode(&stored.header) {
             Ok(header) => {
                 let bytes = stored.payload.len() as u64;
                 let chunks = self.repeats.note(stored.seq, &header);
                 self.dispatcher.offer(stored.seq, header.tag, bytes, &chunks);
-                let seq = stored.seq;
-                if let Some(stored) = self.hand.keep(stored) {
-                    self.at_hand.insert(seq, stored);
+                if let Some(room) = room {
+                    self.at_hand.insert(stored.seq, InHand::new(stored, room));
                 }
             }
             Err(error) => {
@@ -636,18 +645,11 @@ impl Driver {
         if self.dispatcher.wants_more()
             && (self.hand.has_room() || self.stalled && !self.sessions.is_empty())
             && *self.durable.borrow_and_update() > self.offered
-            && let Some(mut reader) = self.reader.take()
+            && let Some(reader) = self.reader.take()
         {
+            let (hand, durable) = (self.hand.clone(), self.durable.clone());
             let (inbox, group) = (self.inbox.clone(), self.group.clone());
-            tokio::task::spawn_blocking(move || {
-                let records = reader.read(READ_BYTES).unwrap_or_else(|error| {
-                    error!(%group, %error, "the log cannot be read; trying again");
-                    std::thread::sleep(Duration::from_millis(500));
-                    Vec::new()
-                });
-                let damaged = reader.take_damaged();
-                let _ = inbox.blocking_send(Input::Read { reader, records, damaged });
-            });
+            tokio::task::spawn_blocking(move || read_on(reader, &hand, &durable, &inbox, &group));
         }
     }
 
@@ -698,6 +700,41 @@ impl Driver {
             names::DISPATCH_CREDIT_BYTES.with(labels).set(sink.credit_bytes as f64);
         }
         status
+    }
+}
+
+/// Reads the log as far as it is durable and memory has room, once in any case. Blocks on the disk.
+fn read_on(
+    mut reader: Box<Reader>,
+    hand: &Hand,
+    durable: &watch::Receiver<Seq>,
+    inbox: &mpsc::Sender<Input>,
+    group: &GroupId,
+) {
+    let mut turn = 0;
+    loop {
+        turn += 1;
+        let read = reader.read(READ_BYTES);
+        let failed = read.is_err();
+        let records = read.unwrap_or_else(|error| {
+            error!(%group, %error, "the log cannot be read; trying again");
+            std::thread::sleep(Duration::from_millis(500));
+            Vec::new()
+        });
+        let records = records.into_iter().map(|stored| {
+            let room = hand.take(&stored);
+            (stored, room)
+        });
+        let (records, damaged, position) = (records.collect(), reader.take_damaged(), reader.position());
+        if failed || turn >= READS || !hand.has_room() || position >= *durable.borrow() {
+            let _ =
+                inbox.blocking_send(Input::Read(ReadOn { records, damaged, position, reader: Some(reader) }));
+            return;
+        }
+        let read = ReadOn { records, damaged, position, reader: None };
+        if inbox.blocking_send(Input::Read(read)).is_err() {
+            return;
+        }
     }
 }
 

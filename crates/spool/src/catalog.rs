@@ -13,6 +13,7 @@ use weir_model::{Incarnation, Seq};
 
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{FILE_HEADER_BYTES, FileHeader, Salt, Seal, SparseIndex, TRAILER_BYTES};
+use crate::kept::Kept;
 use crate::unread::Unread;
 use crate::walk::read_around;
 
@@ -62,6 +63,8 @@ pub(crate) struct Catalog<D: Disk> {
     pub(crate) incarnation: Incarnation,
     /// For the one reader that follows the log.
     pub(crate) unread: Mutex<Unread>,
+    /// The same, of segments.
+    pub(crate) kept: Mutex<Kept>,
     /// The file [`NEXT`], empty, its name durable: the next segment begins there without waiting for the disk.
     pub(crate) prepared: Mutex<Option<D::File>>,
     segments: Mutex<Segments>,
@@ -77,8 +80,8 @@ struct Segments {
 impl<D: Disk> Catalog<D> {
     pub(crate) fn new(disk: Arc<D>, dir: PathBuf, incarnation: Incarnation, next: u64) -> Self {
         let segments = Segments { next, ..Segments::default() };
-        let (unread, prepared) = (Mutex::default(), Mutex::default());
-        Self { disk, dir, incarnation, unread, prepared, segments: Mutex::new(segments) }
+        let (unread, kept, prepared) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { disk, dir, incarnation, unread, kept, prepared, segments: Mutex::new(segments) }
     }
 
     pub(crate) fn path(&self, first: u64) -> PathBuf {
@@ -100,6 +103,7 @@ impl<D: Disk> Catalog<D> {
         let mut segments = self.segments.lock();
         let taken = segments.by_first.remove(&first)?;
         segments.bytes -= taken.bytes;
+        self.kept.lock().remove(first);
         Some(taken)
     }
 

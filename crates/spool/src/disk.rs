@@ -120,7 +120,8 @@ pub trait DiskFile: std::fmt::Debug + Send + Sync + 'static {
     fn forget(&self, at: u64, bytes: u64);
 
     /// Says that what is read from now on is read once: nothing of it shall be kept in memory, and nothing beyond it read.
-    fn read_once(&mut self) {}
+    /// `cached`: most of it is in memory already.
+    fn read_once(&mut self, _cached: bool) {}
 }
 
 /// What reads past the page cache begin and end at, in bytes: no file system asks for more on the usual disks. Memory for
@@ -330,11 +331,12 @@ impl DiskFile for OsFile {
         }
     }
 
-    fn read_once(&mut self) {
-        match rustix::fs::fcntl_setfl(&self.file, OFlags::DIRECT) {
-            Ok(()) => *self.direct.get_mut() = true,
-            // A file system in memory, and few others.
-            Err(_) => self.read_no_further(),
+    fn read_once(&mut self, cached: bool) {
+        // A file system in memory, and few others, cannot do without.
+        if !cached && rustix::fs::fcntl_setfl(&self.file, OFlags::DIRECT).is_ok() {
+            *self.direct.get_mut() = true;
+        } else {
+            self.read_no_further();
         }
     }
 }
@@ -438,7 +440,7 @@ mod tests {
         let file = written(dir.path(), bytes);
         file.forget(0, bytes.len() as u64);
         let mut once = OsDisk.open_read(&dir.path().join("file")).unwrap();
-        once.read_once();
+        once.read_once(false);
         let end = bytes.len();
         let places = [(0, 1), (0, 4096), (1, 4096), (4095, 2), (12_288, 256 << 10), (100_001, 254_077)];
         let at_the_end =

@@ -16,7 +16,7 @@ use weir_model::{Incarnation, Seq, SeqRanges};
 use crate::catalog::{Catalog, Depth};
 use crate::disk::{DirLock, Disk, DiskFile, LockFailure, OsDisk};
 use crate::frame::Record;
-use crate::log::{AppendError, Log, Options};
+use crate::log::{AppendError, Log, Options, Sealed};
 use crate::open::{OpenError, Recovery};
 use crate::reader::{Fetched, ReadError, Reader, Stored, fetch};
 use crate::sweep::Sweeper;
@@ -48,7 +48,7 @@ impl<D: Disk> Clone for GroupLog<D> {
 /// What the second thread does.
 enum Sweep<F> {
     /// What is left to do for a sealed segment of so many bytes, and for the one after the next.
-    Sealed(F, u64),
+    Sealed(Sealed<F>),
     Trim(SeqRanges, Option<oneshot::Sender<()>>),
 }
 
@@ -245,8 +245,8 @@ fn commit<D: Disk>(
                 Command::Append { .. } => {}
             }
         }
-        if let Some((file, bytes)) = log.take_sealed() {
-            let _ = sweeps.send(Sweep::Sealed(file, bytes));
+        if let Some(sealed) = log.take_sealed() {
+            let _ = sweeps.send(Sweep::Sealed(sealed));
         }
         if log.is_poisoned() {
             poisoned.send_replace(true);
@@ -261,12 +261,15 @@ fn commit<D: Disk>(
 fn sweep<D: Disk>(mut sweeper: Sweeper<D>, jobs: &mpsc::Receiver<Sweep<D::File>>) {
     for job in jobs {
         match job {
-            Sweep::Sealed(file, bytes) => {
+            Sweep::Sealed(Sealed { file, bytes, stays }) => {
                 // Without it the next segment is begun as the first one was.
                 let _ = sweeper.prepare();
                 // Its records are durable already; pages are only given back when they are on the disk.
                 let _ = file.sync();
-                file.forget(0, bytes);
+                if !stays {
+                    file.forget(0, bytes);
+                }
+                sweeper.forget_passed();
             }
             Sweep::Trim(committed, told) => {
                 // What the disk would not remove is asked for again by the next trim.

@@ -20,6 +20,7 @@ mod frame;
 mod group;
 pub mod inspect;
 mod journal;
+mod kept;
 mod log;
 mod open;
 mod reader;

@@ -98,6 +98,15 @@ pub struct SyncError {
     pub source: Option<io::Error>,
 }
 
+/// A segment that was just sealed.
+#[derive(Debug)]
+pub(crate) struct Sealed<F> {
+    pub(crate) file: F,
+    pub(crate) bytes: u64,
+    /// Its pages stay: see [`Kept`](crate::kept::Kept).
+    pub(crate) stays: bool,
+}
+
 /// A segmented, append-only log of opaque records, each under a number that is never used twice.
 #[derive(Debug)]
 pub struct Log<D: Disk> {
@@ -110,8 +119,8 @@ pub struct Log<D: Disk> {
     poisoned: bool,
     /// The tail was begun and has not been synced since.
     begun: bool,
-    /// The segment sealed last, with its bytes.
-    sealed: Option<(D::File, u64)>,
+    /// The segment sealed last.
+    sealed: Option<Sealed<D::File>>,
 }
 
 impl<D: Disk> Log<D> {
@@ -229,7 +238,7 @@ impl<D: Disk> Log<D> {
         self.sync()?;
         if self.tail.as_ref().is_some_and(|tail| tail.next > tail.first) {
             let _ = self.roll(now_ns).and_then(|()| self.ensure_tail(now_ns)).map(|()| self.sync());
-            let _ = self.sealed.map(|(file, _)| file.sync());
+            let _ = self.sealed.map(|sealed| sealed.file.sync());
         }
         Ok(())
     }
@@ -263,10 +272,8 @@ impl<D: Disk> Log<D> {
         self.poisoned
     }
 
-    /// The segment sealed last, with its bytes, once: its seal is to be synced. A reader that keeps up has it from memory,
-    /// and one that is behind may be far behind: where its pages are given back, a later segment is written into them, which costs less than
-    /// pages that nobody has touched yet.
-    pub(crate) fn take_sealed(&mut self) -> Option<(D::File, u64)> {
+    /// The segment sealed last, once: its seal is to be synced.
+    pub(crate) fn take_sealed(&mut self) -> Option<Sealed<D::File>> {
         self.sealed.take()
     }
 
@@ -281,11 +288,12 @@ impl<D: Disk> Log<D> {
         let Some(tail) = &mut self.tail else { return Ok(()) };
         let bytes = tail.seal(now_ns).map_err(|failure| self.refusal(failure))?;
         if let Some(tail) = self.tail.take() {
+            let stays = self.catalog.kept.lock().seal(tail.first, tail.next, bytes);
             self.catalog.change(tail.first, |segment| {
                 segment.bytes = bytes;
                 segment.index = None;
             });
-            self.sealed = Some((tail.file, bytes));
+            self.sealed = Some(Sealed { file: tail.file, bytes, stays });
         }
         Ok(())
     }

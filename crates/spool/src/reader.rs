@@ -76,9 +76,10 @@ struct OpenSegment<F> {
 impl<F: DiskFile> OpenSegment<F> {
     /// From here on what is read is read once. A sync of the log must not wait behind the megabytes that a kernel reads ahead,
     /// and hotter pages must not be pushed out.
-    fn seal(&mut self) {
-        self.walker.file.read_once();
-        (self.sealed, self.forgotten) = (true, self.walker.at);
+    fn seal(&mut self, cached: bool) {
+        self.walker.file.read_once(cached);
+        // What had stayed for the reader is given back as a whole, when it has passed it.
+        (self.sealed, self.forgotten) = (true, if cached { u64::MAX } else { self.walker.at });
     }
 }
 
@@ -104,13 +105,13 @@ impl<D: Disk> Reader<D> {
     /// # Errors
     /// [`ReadError`]; the position stays, so that a further call tries again.
     pub fn read(&mut self, bytes_max: usize) -> Result<Vec<Stored>, ReadError> {
-        if self.follows {
-            let records = self.read_unread(bytes_max);
-            if !records.is_empty() {
-                return Ok(records);
-            }
+        if !self.follows {
+            return self.read_below(u64::MAX, bytes_max);
         }
-        self.read_below(u64::MAX, bytes_max)
+        let records = self.read_unread(bytes_max);
+        let records = if records.is_empty() { self.read_below(u64::MAX, bytes_max)? } else { records };
+        self.catalog.kept.lock().read(self.next);
+        Ok(records)
     }
 
     /// What is next, if it is still in memory.
@@ -183,7 +184,7 @@ impl<D: Disk> Reader<D> {
             open.walker.end = view.segment.data_end;
             open.walker.block_bytes = block_bytes;
             if sealed && !open.sealed {
-                open.seal();
+                open.seal(self.catalog.kept.lock().has(view.first));
             }
             return Ok(());
         }
@@ -200,7 +201,7 @@ impl<D: Disk> Reader<D> {
         let walker = Walker::new(file, salt, at..view.segment.data_end, block_bytes);
         let open = self.open.insert(OpenSegment { first: view.first, walker, sealed: false, forgotten: at });
         if sealed {
-            open.seal();
+            open.seal(self.catalog.kept.lock().has(view.first));
         }
         Ok(())
     }

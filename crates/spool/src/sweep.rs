@@ -67,6 +67,18 @@ impl<D: Disk> Sweeper<D> {
         Ok(())
     }
 
+    /// Gives back the pages of segments that had stayed for the reader, and that it has passed.
+    pub(crate) fn forget_passed(&self) {
+        let passed = self.catalog.kept.lock().take_passed();
+        for file in
+            passed.into_iter().filter_map(|first| self.catalog.disk.open_read(&self.catalog.path(first)).ok())
+        {
+            if let Ok(bytes) = file.bytes() {
+                file.forget(0, bytes);
+            }
+        }
+    }
+
     fn remove(&mut self, first: u64) -> io::Result<()> {
         let Some(segment) = self.catalog.take(first) else { return Ok(()) };
         let path = self.catalog.path(first);

@@ -115,6 +115,29 @@ async fn a_sealed_segment_gives_its_pages_back() {
 }
 
 #[tokio::test]
+async fn a_segment_stays_for_the_reader_that_will_soon_want_it() {
+    let disk = Counting::new(FaultyDisk::new());
+    let counts = disk.counts();
+    let (log, _) = GroupLog::open_on(disk, Path::new(DIR), small()).unwrap();
+    let append_until_finished = async |segments: usize| {
+        while log.finished().len() < segments {
+            log.append(payload(0), vec![0; 200].into()).await.unwrap();
+        }
+        log.finished().into_iter().next_back().unwrap()
+    };
+    log.append(payload(0), vec![0; 200].into()).await.unwrap();
+    assert_eq!(log.reader(Seq(0)).read(1).unwrap().len(), 1);
+    let (_, first) = append_until_finished(1).await;
+    // Nobody has read on.
+    let (range, second) = append_until_finished(2).await;
+    // This one passes both, and reads in the third.
+    assert_eq!(log.reader(Seq(range.end)).read(1).unwrap().len(), 1);
+    append_until_finished(3).await;
+    log.close().await;
+    assert_eq!(counts.forgotten_bytes.load(Ordering::Relaxed), first + second);
+}
+
+#[tokio::test]
 async fn more_than_the_queue_holds_goes_through() {
     let options = Options { queue_bytes: 500, ..small() };
     let (log, _) = GroupLog::open_on(FaultyDisk::new(), Path::new(DIR), options).unwrap();
