@@ -103,7 +103,6 @@ impl<D: Disk> Catalog<D> {
         let mut segments = self.segments.lock();
         let taken = segments.by_first.remove(&first)?;
         segments.bytes -= taken.bytes;
-        self.kept.lock().remove(first);
         Some(taken)
     }
 

@@ -49,15 +49,10 @@ impl Kept {
     pub(crate) fn take_passed(&mut self) -> Vec<u64> {
         let passed = |(&first, &(end, _)): (&u64, &(u64, u64))| (end <= self.position).then_some(first);
         let passed: Vec<u64> = self.segments.iter().filter_map(passed).collect();
-        passed.iter().for_each(|&first| self.remove(first));
-        passed
-    }
-
-    /// Notes that the segment is gone.
-    pub(crate) fn remove(&mut self, first: u64) {
-        if let Some((_, bytes)) = self.segments.remove(&first) {
-            self.bytes -= bytes;
+        for first in &passed {
+            self.bytes -= self.segments.remove(first).map_or(0, |(_, bytes)| bytes);
         }
+        passed
     }
 }
 
@@ -89,9 +84,7 @@ mod tests {
         // It is ahead already.
         kept.read(70);
         assert!(!kept.seal(60, 70, 1));
-        kept.remove(50);
-        kept.remove(50);
-        assert_eq!(kept.take_passed(), []);
+        assert_eq!(kept.take_passed(), [50]);
         kept.read(71);
         assert!(kept.seal(70, 80, BYTES_MAX));
     }
