@@ -7,10 +7,11 @@
 //!
 //! Left out on purpose: appending to files, joining small ones, and deleting old ones.
 
+mod direct;
 mod disk;
 mod life;
 mod steps;
-mod straight;
+
 #[cfg(test)]
 mod tests;
 mod token;

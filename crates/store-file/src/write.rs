@@ -12,9 +12,9 @@ use weir_shape::{CodecWriter, ShapeError, each_event};
 use weir_store::{Committed, Part, PartBatch, Partition};
 
 use crate::FileSettings;
+use crate::direct::DirectFile;
 use crate::disk;
 use crate::steps::{Step, Steps};
-use crate::straight::Straight;
 
 /// Most files that an attempt has open. A part of more partitions, which only a batch of very many minutes makes, takes
 /// one pass over its batches for each so many.
@@ -46,7 +46,7 @@ struct Files<'a> {
 struct Open {
     temporary: PathBuf,
     target: PathBuf,
-    writer: CodecWriter<Straight>,
+    writer: CodecWriter<DirectFile>,
 }
 
 /// A complete file and the name that it is to have.
@@ -143,7 +143,7 @@ impl Files<'_> {
         let index = self.open.len();
         let temporary = staging.join(format!("{number}-{}", before + index));
         let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-        let writer = settings.codec.writer(Straight::new(file, buffer_bytes));
+        let writer = settings.codec.writer(DirectFile::new(file, buffer_bytes));
         let target = target(&settings.root, partition, &format!("{}{}", self.part.id, suffix(settings)));
         self.open.push(Open { temporary, target, writer });
         self.by_partition.insert(partition.clone(), index);

@@ -1,4 +1,4 @@
-//! A file that goes straight to the disk while it is written, past the page cache.
+//! A file that goes to the disk while it is written, past the page cache where the file system can do that (direct I/O).
 //!
 //! What a sink writes, it does not read again. By way of the cache a page would be taken, filed, copied into, looked up and
 //! given back for each 4 KiB, which is four times the CPU time; and what gathers there comes to the disk in bursts, behind
@@ -18,7 +18,7 @@ const BLOCK_BYTES: usize = 4096;
 const WRITE_OUT_BYTES: u64 = 1 << 20;
 
 /// A file that is written from its beginning to its end.
-pub(crate) struct Straight {
+pub(crate) struct DirectFile {
     file: File,
     /// Past the cache (`O_DIRECT`).
     direct: bool,
@@ -33,7 +33,7 @@ pub(crate) struct Straight {
     asked: u64,
 }
 
-impl Straight {
+impl DirectFile {
     /// Writes into `file`, which is empty, `buffer_bytes` at once, rounded up to whole blocks.
     pub(crate) fn new(file: File, buffer_bytes: usize) -> Self {
         let direct = rustix::fs::fcntl_setfl(&file, OFlags::DIRECT).is_ok();
@@ -101,7 +101,7 @@ impl Straight {
     }
 }
 
-impl Write for Straight {
+impl Write for DirectFile {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.waiting == self.room() {
@@ -139,7 +139,7 @@ mod tests {
         (0..bytes as u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
     }
 
-    fn write(mut file: Straight, bytes: &[u8], at_once: usize) -> u64 {
+    fn write(mut file: DirectFile, bytes: &[u8], at_once: usize) -> u64 {
         for piece in bytes.chunks(at_once) {
             file.write_all(piece).unwrap();
         }
@@ -153,7 +153,7 @@ mod tests {
         for bytes in sizes.into_iter().chain([3 * BUFFER_BYTES, 3_333_333]) {
             for at_once in [77, 4096, 1 << 20] {
                 let (path, bytes) = (dir.path().join(format!("{bytes}-{at_once}")), pattern(bytes));
-                let file = Straight::new(File::create(&path).unwrap(), BUFFER_BYTES);
+                let file = DirectFile::new(File::create(&path).unwrap(), BUFFER_BYTES);
                 assert_eq!(write(file, &bytes, at_once), bytes.len() as u64);
                 assert!(std::fs::read(&path).unwrap() == bytes, "{} bytes, {at_once} at once", bytes.len());
             }
@@ -169,7 +169,7 @@ mod tests {
         }
         for cached in [false, true] {
             let path = dir.path().join(cached.to_string());
-            let mut file = Straight::new(File::create(&path).unwrap(), BUFFER_BYTES);
+            let mut file = DirectFile::new(File::create(&path).unwrap(), BUFFER_BYTES);
             if cached {
                 file.through_cache().unwrap();
             }
@@ -190,7 +190,7 @@ mod tests {
     fn a_file_system_that_takes_the_flag_and_not_the_write_is_written_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        let mut file = Straight::new(File::create(&path).unwrap(), BUFFER_BYTES);
+        let mut file = DirectFile::new(File::create(&path).unwrap(), BUFFER_BYTES);
         // To one that asks for larger blocks than ours, ours are what this place is to this one.
         file.begin = (file.begin + 1) % BLOCK_BYTES;
         let bytes = pattern(333_333);
