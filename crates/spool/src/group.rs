@@ -47,7 +47,7 @@ impl<D: Disk> Clone for GroupLog<D> {
 
 /// What the second thread does.
 enum Sweep<F> {
-    /// What is left to do for a sealed segment of so many bytes, and for the one after the next.
+    /// What is left to do for a sealed segment, and for the one after the next.
     Sealed(Sealed<F>),
     Trim(SeqRanges, Option<oneshot::Sender<()>>),
 }
