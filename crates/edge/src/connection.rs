@@ -37,7 +37,7 @@ const SIP_BYTES: usize = 4 << 10;
 /// Rest after which a busy connection counts as idle and gives its buffer back.
 const REST: Duration = Duration::from_secs(1);
 /// Bytes of one connection that may be on their way to the disk; at this bound it is not read.
-const UNSYNCED_BYTES_MAX: usize = 16 << 20;
+const UNSYNCED_BYTES_MAX: usize = 8 << 20;
 /// Acknowledgements that a sender does not read; beyond it they are dropped and counted (R45).
 const ACK_BYTES_MAX: usize = 256 << 10;
 /// How long a closing connection is read on, so that a reset does not destroy due acknowledgements (R60).

@@ -336,6 +336,7 @@ impl Driver {
         names::SINK_RECENT_CHUNKS.with([]).set(status.recent_chunks as f64);
         names::SINK_REPEATED_BATCHES_TOTAL.with([]).increment(status.repeated - self.repeated);
         self.repeated = status.repeated;
+        stage.tidy();
         names::STAGE_MEMORY_BYTES.with([]).set(stage.memory_bytes() as f64);
         names::STAGE_DISK_BYTES.with([]).set(stage.disk_bytes() as f64);
     }

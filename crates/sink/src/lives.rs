@@ -17,7 +17,7 @@ use weir_transit::{CollectorConfig, RecentBounds};
 
 use crate::front::Front;
 use crate::life::{self, Backoff, End, LifeParts};
-use crate::stage::Stage;
+use crate::stage::{CHUNK_BYTES, Stage};
 
 /// What a sink is to do.
 #[derive(Clone)]
@@ -27,6 +27,9 @@ pub(crate) enum Duty {
     /// Nothing: its group goes on without it.
     Idle,
 }
+
+/// What may lie in spill files while the store has its hands full.
+const AHEAD_BYTES: u64 = 512 << 20;
 
 /// A group and its store.
 pub(crate) struct Job {
@@ -51,6 +54,8 @@ impl Job {
             part_bytes: part.bytes.0,
             part_age: part.age,
             stage_bytes: stage.memory.0 + stage.disk.0,
+            ahead_bytes: stage.memory.0 + AHEAD_BYTES,
+            ahead_chunks: usize::try_from(stage.memory.0 / CHUNK_BYTES).unwrap_or(usize::MAX),
             partitions_max: traits.partitions_max,
             parallel_parts: traits.parallel_parts,
             edges: self.edges.clone(),

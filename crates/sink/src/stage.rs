@@ -1,25 +1,26 @@
 //! Where a sink keeps the payloads of batches that no store has yet: memory first, then unsynced spill files. What a batch
 //! takes besides is in memory in any case, and counts.
 //!
-//! It is only a cache: a crash loses nothing that the edges do not have.
+//! It is only a cache: a crash loses nothing that the edges do not have. Spill files are written over while the kernel has their
+//! pages: a copy into pages that were never touched costs several times as much.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tracing::warn;
 
 use weir_store::Payload;
 
-/// A spill file is closed at this size. It is deleted when nothing in it is needed any more.
-const SPILL_BYTES: u64 = 64 << 20;
+/// A spill file is full at this size.
+const SPILL_BYTES: u64 = 16 << 20;
 /// What one chunk of a staged batch takes in memory: its fingerprint and its number of entries, 24 bytes, and its place in the
 /// collector's table of who holds it, 25 bytes in a table that is half full to nearly full.
-const CHUNK_BYTES: u64 = 72;
+pub(crate) const CHUNK_BYTES: u64 = 72;
 
 /// The staging area of one sink.
 #[derive(Clone, Debug)]
@@ -33,32 +34,85 @@ struct Inner {
     memory_max: AtomicU64,
     disk_max: AtomicU64,
     memory: AtomicU64,
-    disk: Arc<AtomicU64>,
-    current: Mutex<Current>,
+    spills: Mutex<Spills>,
 }
 
 #[derive(Debug, Default)]
-struct Current {
-    spill: Option<Arc<Spill>>,
-    written: u64,
+struct Spills {
+    files: Vec<Spill>,
+    // Which of them is being filled.
+    current: usize,
     made: u64,
 }
 
-/// One spill file; deleted with its last payload.
 #[derive(Debug)]
 struct Spill {
-    file: File,
-    path: PathBuf,
-    bytes: AtomicU64,
-    disk: Arc<AtomicU64>,
+    // Shared with the payloads in it.
+    file: Arc<SpillFile>,
+    written: u64,
 }
 
-impl Drop for Spill {
+#[derive(Debug)]
+struct SpillFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl Drop for SpillFile {
     fn drop(&mut self) {
-        self.disk.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Err(error) = fs::remove_file(&self.path) {
             warn!(path = %self.path.display(), %error, "cannot delete a spill file");
         }
+    }
+}
+
+impl Spill {
+    // Nobody comes by a share but through `Spills::put`, so what is free stays so.
+    fn is_free(&self) -> bool {
+        Arc::strong_count(&self.file) == 1
+    }
+}
+
+impl Spills {
+    fn bytes(&self) -> u64 {
+        self.files.iter().filter(|spill| !spill.is_free()).map(|spill| spill.written).sum()
+    }
+
+    fn put(&mut self, dir: &Path, payload: &Bytes) -> io::Result<Place> {
+        let has_room = |spill: &Spill| spill.is_free() || spill.written < SPILL_BYTES;
+        if !self.files.get(self.current).is_some_and(has_room) {
+            self.current = match self.files.iter().position(Spill::is_free) {
+                Some(free) => free,
+                None => self.add(dir)?,
+            };
+        }
+        let spill = &mut self.files[self.current];
+        let at = if spill.is_free() { 0 } else { spill.written };
+        spill.file.file.write_all_at(payload, at)?;
+        spill.written = at + payload.len() as u64;
+        Ok(Place::Disk { spill: Arc::clone(&spill.file), at, bytes: payload.len() })
+    }
+
+    fn add(&mut self, dir: &Path) -> io::Result<usize> {
+        let path = dir.join(format!("{:08}.spill", self.made));
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        self.made += 1;
+        self.files.push(Spill { file: Arc::new(SpillFile { file, path }), written: 0 });
+        Ok(self.files.len() - 1)
+    }
+
+    // Deletes free files, but for as many as are in use.
+    fn tidy(&mut self) {
+        let mut free = self.files.iter().filter(|spill| !spill.is_free()).count();
+        self.files.retain(|spill| {
+            if spill.is_free() && free == 0 {
+                return false;
+            }
+            free -= usize::from(spill.is_free());
+            true
+        });
+        // The one that was being filled may have another place now.
+        self.current = self.files.iter().position(|spill| spill.written < SPILL_BYTES).unwrap_or(0);
     }
 }
 
@@ -74,7 +128,7 @@ pub(crate) struct Staged {
 #[derive(Debug)]
 enum Place {
     Memory(Bytes),
-    Disk { spill: Arc<Spill>, at: u64, bytes: usize },
+    Disk { spill: Arc<SpillFile>, at: u64, bytes: usize },
 }
 
 impl Payload for Staged {
@@ -112,8 +166,7 @@ impl Stage {
                 memory_max: memory_max.into(),
                 disk_max: disk_max.into(),
                 memory: AtomicU64::new(0),
-                disk: Arc::default(),
-                current: Mutex::default(),
+                spills: Mutex::default(),
             }),
         })
     }
@@ -130,13 +183,14 @@ impl Stage {
         let inner = &self.inner;
         let (bytes, beside) = (payload.len() as u64, chunks as u64 * CHUNK_BYTES);
         let mut place = None;
-        if inner.memory.load(Ordering::Relaxed) + bytes + beside > inner.memory_max.load(Ordering::Relaxed)
-            && inner.disk.load(Ordering::Relaxed) + bytes <= inner.disk_max.load(Ordering::Relaxed)
-        {
-            match inner.spill(&payload) {
-                Ok(spilled) => place = Some(spilled),
-                Err(error) => {
-                    warn!(dir = %inner.dir.display(), %error, "cannot spill; keeping the batch in memory");
+        if inner.memory.load(Ordering::Relaxed) + bytes + beside > inner.memory_max.load(Ordering::Relaxed) {
+            let mut spills = inner.spills();
+            if spills.bytes() + bytes <= inner.disk_max.load(Ordering::Relaxed) {
+                match spills.put(&inner.dir, &payload) {
+                    Ok(spilled) => place = Some(spilled),
+                    Err(error) => {
+                        warn!(dir = %inner.dir.display(), %error, "cannot spill; keeping the batch in memory");
+                    }
                 }
             }
         }
@@ -151,36 +205,20 @@ impl Stage {
         self.inner.memory.load(Ordering::Relaxed)
     }
 
-    /// Bytes in spill files now.
+    /// Bytes in spill files now, with those of payloads that are not needed any more but share a file with others.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.inner.disk.load(Ordering::Relaxed)
+        self.inner.spills().bytes()
+    }
+
+    /// Gives disk back that was needed once. Call it now and then.
+    pub(crate) fn tidy(&self) {
+        self.inner.spills().tidy();
     }
 }
 
 impl Inner {
-    fn spill(&self, payload: &Bytes) -> io::Result<Place> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let spill = match &current.spill {
-            Some(spill) if current.written < SPILL_BYTES => spill.clone(),
-            _ => {
-                let path = self.dir.join(format!("{:08}.spill", current.made));
-                let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-                let spill = Arc::new(Spill { file, path, bytes: AtomicU64::new(0), disk: self.disk.clone() });
-                current.made += 1;
-                current.written = 0;
-                current.spill = Some(spill.clone());
-                spill
-            }
-        };
-        let at = current.written;
-        spill.file.write_all_at(payload, at)?;
-        current.written += payload.len() as u64;
-        spill.bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
-        self.disk.fetch_add(payload.len() as u64, Ordering::Relaxed);
-        if current.written >= SPILL_BYTES {
-            current.spill = None; // it lives on in its payloads
-        }
-        Ok(Place::Disk { spill, at, bytes: payload.len() })
+    fn spills(&self) -> MutexGuard<'_, Spills> {
+        self.spills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -214,18 +252,56 @@ mod tests {
         assert_eq!(stage.memory_bytes(), 0);
     }
 
+    fn spill_files(dir: &Path) -> usize {
+        fs::read_dir(dir).unwrap().count()
+    }
+
     #[test]
-    fn a_spill_file_goes_with_its_last_payload() {
+    fn a_spill_file_is_written_over_when_nothing_in_it_is_needed() {
         let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().join("stage");
-        let stage = Stage::open(&dir, 0, 1 << 30).unwrap();
-        let first = stage.put(vec![1; SPILL_BYTES as usize].into(), 0);
-        let second = stage.put(vec![2; 9].into(), 0);
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
-        drop(first);
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
-        assert_eq!(stage.disk_bytes(), 9);
-        assert_eq!(second.load().unwrap(), vec![2; 9]);
+        let stage = Stage::open(dir.path(), 0, 1 << 30).unwrap();
+        let full = |n: u8| stage.put(vec![n; SPILL_BYTES as usize].into(), 0);
+        let (first, second, third) = (full(1), full(2), stage.put(vec![3; 9].into(), 0));
+        assert_eq!((spill_files(dir.path()), stage.disk_bytes()), (3, 2 * SPILL_BYTES + 9));
+        drop(second);
+        assert_eq!(stage.disk_bytes(), SPILL_BYTES + 9);
+        // The third file is filled first.
+        let fourth = full(4);
+        let fifth = full(5);
+        assert_eq!((spill_files(dir.path()), stage.disk_bytes()), (3, 3 * SPILL_BYTES + 9));
+        for (staged, n) in [(&first, 1), (&third, 3), (&fourth, 4), (&fifth, 5)] {
+            assert!(staged.load().unwrap().iter().all(|&byte| byte == n), "{n}");
+        }
+        // A payload keeps the file, whatever else was in it.
+        drop(third);
+        assert_eq!(stage.disk_bytes(), 3 * SPILL_BYTES + 9);
+        drop(fourth);
+        assert_eq!(stage.disk_bytes(), 2 * SPILL_BYTES);
+        let sixth = stage.put(vec![6; 3].into(), 0);
+        assert_eq!(stage.disk_bytes(), 2 * SPILL_BYTES + 3, "from its beginning");
+        assert_eq!(sixth.load().unwrap(), [6; 3].as_slice());
+    }
+
+    #[test]
+    fn disk_that_is_not_needed_is_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Stage::open(dir.path(), 0, 1 << 30).unwrap();
+        let mut kept: Vec<_> = (0..6).map(|n| stage.put(vec![n; SPILL_BYTES as usize].into(), 0)).collect();
+        stage.tidy();
+        assert_eq!(spill_files(dir.path()), 6);
+        kept.drain(..4);
+        stage.tidy();
+        assert_eq!(spill_files(dir.path()), 4, "two in use, and as many to be written over");
+        let more = stage.put(vec![7; 9].into(), 0);
+        assert_eq!(spill_files(dir.path()), 4);
+        for (staged, n) in [(&kept[0], 4), (&kept[1], 5), (&more, 7)] {
+            assert!(staged.load().unwrap().iter().all(|&byte| byte == n), "{n}");
+        }
+        drop((kept, more));
+        stage.tidy();
+        assert_eq!((spill_files(dir.path()), stage.disk_bytes()), (0, 0));
+        let again = stage.put(vec![8; 9].into(), 0);
+        assert_eq!(again.load().unwrap(), vec![8; 9]);
     }
 
     #[test]

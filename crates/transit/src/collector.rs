@@ -32,6 +32,11 @@ pub struct CollectorConfig {
     pub part_age: Duration,
     /// Bytes that all edges together may have staged here; shared evenly as credit.
     pub stage_bytes: u64,
+    /// While the store has its hands full, nothing is asked for beyond so many staged bytes: the edges' logs have it. All
+    /// of `stage_bytes` is for parts that are being gathered. A quarter as many may be on their way.
+    pub ahead_bytes: u64,
+    /// The same for chunks, which take memory wherever their payloads are.
+    pub ahead_chunks: usize,
     /// Most partitions in one part.
     pub partitions_max: usize,
     /// Parts that the store commits at the same time.
@@ -51,6 +56,8 @@ impl Default for CollectorConfig {
             part_bytes: 64 << 20,
             part_age: Duration::from_secs(1),
             stage_bytes: 256 << 20,
+            ahead_bytes: 128 << 20,
+            ahead_chunks: 1 << 20,
             partitions_max: 256,
             parallel_parts: 1,
             prepare_timeout: Duration::from_secs(10),
@@ -134,6 +141,7 @@ pub enum CollectorOutput {
 struct Edge {
     session: Epoch,
     connected: bool,
+    received: u64,
     released: u64,
     window: u64,
     held: BTreeMap<Seq, StageKey>,
@@ -198,6 +206,8 @@ pub struct CollectorStatus {
     pub batches: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// Their chunks.
+    pub chunks: usize,
     /// Parts being prepared or committed.
     pub parts: usize,
     /// Those of them that the store is committing.
@@ -216,10 +226,12 @@ pub struct Collector {
     token: MakeToken,
     now: Duration,
     edges: BTreeMap<Arc<LogId>, Edge>,
+    connected_count: usize,
     // Edges that are out of reach, and until when they are waited for.
     away: BTreeMap<NodeId, Duration>,
     staged: BTreeMap<StageKey, Staged>,
     staged_bytes: u64,
+    staged_chunks: usize,
     queues: BTreeMap<Arc<[Partition]>, Queue>,
     parts: BTreeMap<u64, Part>,
     next_key: u64,
@@ -254,9 +266,11 @@ impl Collector {
             token,
             now: Duration::ZERO,
             edges: BTreeMap::new(),
+            connected_count: 0,
             away: BTreeMap::new(),
             staged: BTreeMap::new(),
             staged_bytes: 0,
+            staged_chunks: 0,
             queues: BTreeMap::new(),
             parts: BTreeMap::new(),
             next_key: 0,
@@ -279,12 +293,11 @@ impl Collector {
             let old = edge.session;
             self.disconnected(log, old);
         }
-        let fresh = Edge { session, connected: true, released: 0, window: 0, held: BTreeMap::new() };
-        self.edges.insert(log.clone(), fresh);
-        let window = self.share();
-        if let Some(edge) = self.edges.get_mut(log) {
-            edge.window = window;
-        }
+        let fresh =
+            Edge { session, connected: true, received: 0, released: 0, window: 0, held: BTreeMap::new() };
+        self.connected_count += 1;
+        let window = self.credit().total(&fresh);
+        self.edges.insert(log.clone(), Edge { window, ..fresh });
         self.control(
             log,
             ToEdge::Welcome {
@@ -310,6 +323,7 @@ impl Collector {
             return;
         }
         edge.connected = false;
+        self.connected_count -= 1;
         // A part that lacks this edge's promise will never have it; one that has it may still be committed.
         let lost: Vec<u64> = self
             .parts
@@ -355,6 +369,7 @@ impl Collector {
         let key = StageKey(self.next_key);
         self.next_key += 1;
         edge.held.insert(seq, key);
+        edge.received += bytes;
         let (log, since, chunks): (_, _, Chunks) = (log.clone(), self.now, chunks.into());
         self.twins.arrive(key, !half_done, &chunks);
         if half_done {
@@ -363,9 +378,10 @@ impl Collector {
         self.review.insert(key);
         let (partitions, not_before) = (partitions.into(), Duration::ZERO);
         self.staged_bytes += bytes;
+        self.staged_chunks += chunks.len();
         let part = None;
         let staged = Staged {
-            log,
+            log: log.clone(),
             session,
             seq,
             bytes,
@@ -381,6 +397,7 @@ impl Collector {
         if self.review_twins() {
             self.cut();
         }
+        self.widen(&log);
         Some(key)
     }
 
@@ -507,6 +524,7 @@ impl Collector {
         self.review_twins();
         self.cut();
         self.start_commits();
+        self.widen_all();
     }
 
     /// Time has passed. Call it many times a second: it bounds how late a part is cut.
@@ -549,6 +567,7 @@ impl Collector {
         self.review_twins();
         self.cut();
         self.start_commits();
+        self.widen_all();
     }
 
     /// The sink is about to stop: edges send no more, and what is staged is cut whatever its age.
@@ -576,9 +595,10 @@ impl Collector {
     #[must_use]
     pub fn status(&self) -> CollectorStatus {
         CollectorStatus {
-            edges: self.edges.values().filter(|edge| edge.connected).count(),
+            edges: self.connected_count,
             batches: self.staged.len(),
             bytes: self.staged_bytes,
+            chunks: self.staged_chunks,
             parts: self.parts.len(),
             committing: self.committing(),
             recent_chunks: self.twins.len(),
@@ -619,6 +639,7 @@ impl Collector {
                             pairs.map(|(chunk, _)| *chunk).collect::<Vec<_>>()
                         };
                         staged.chunks = of(true).into();
+                        self.staged_chunks -= chunks.len() - staged.chunks.len();
                         let others = self.twins.leave(key, &of(false));
                         self.review.extend(others.into_iter().filter(|other| *other != key));
                         self.outputs.push_back(CollectorOutput::Cut { key, keep });
@@ -856,43 +877,53 @@ impl Collector {
     }
 
     fn discard(&mut self, keys: Vec<StageKey>) {
-        let mut logs = BTreeSet::new();
         for &key in &keys {
             self.dequeue(key);
             let Some(staged) = self.staged.remove(&key) else { continue };
             self.review.extend(self.twins.leave(key, &staged.chunks));
             self.staged_bytes -= staged.bytes;
+            self.staged_chunks -= staged.chunks.len();
             if let Some(edge) = self.edges.get_mut(&staged.log)
                 && edge.session == staged.session
             {
                 edge.held.remove(&staged.seq);
                 edge.released += staged.bytes;
-                logs.insert(staged.log);
             }
         }
         if !keys.is_empty() {
             self.outputs.push_back(CollectorOutput::Discard(keys));
         }
-        for log in logs {
-            self.widen(&log);
-        }
     }
 
-    // An even share of the stage for each connected edge.
-    fn share(&self) -> u64 {
-        let edges = self.edges.values().filter(|edge| edge.connected).count().max(1);
-        self.config.stage_bytes / edges as u64
+    // What each connected edge may have here and on its way, by now.
+    fn credit(&self) -> Credit {
+        let edges = self.connected_count.max(1) as u64;
+        let CollectorConfig { stage_bytes, ahead_bytes, ahead_chunks, .. } = self.config;
+        let is_store_full = self.parts.len() > self.config.parallel_parts;
+        let staged = match is_store_full {
+            false => stage_bytes,
+            true if self.staged_chunks < ahead_chunks => stage_bytes.min(ahead_bytes),
+            true => 0,
+        };
+        let on_its_way = (ahead_bytes / 4 / edges).max(1);
+        Credit { staged: staged / edges, on_its_way, step: on_its_way.min(stage_bytes / edges) / 4 }
     }
 
     fn widen(&mut self, log: &Arc<LogId>) {
-        let share = self.share();
+        let credit = self.credit();
         let Some(edge) = self.edges.get_mut(log) else { return };
-        let total = edge.released + share;
-        // A credit message for each quarter of the share, not for each batch.
-        if edge.connected && (total >= edge.window + share / 4 || edge.held.is_empty() && total > edge.window)
-        {
+        let total = credit.total(edge);
+        let more = total.saturating_sub(edge.window);
+        if edge.connected && more > 0 && (more >= credit.step || edge.held.is_empty()) {
             edge.window = total;
             self.control(log, ToEdge::Window { total });
+        }
+    }
+
+    fn widen_all(&mut self) {
+        let logs: Vec<_> = self.connected().cloned().collect();
+        for log in logs {
+            self.widen(&log);
         }
     }
 
@@ -903,6 +934,24 @@ impl Collector {
             let session = edge.session;
             self.outputs.push_back(CollectorOutput::Control { log: log.clone(), session, message });
         }
+    }
+}
+
+/// An edge's share of the sink's room, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Credit {
+    /// Staged or on its way.
+    staged: u64,
+    /// On its way: what still comes when the store has its hands full.
+    on_its_way: u64,
+    /// More is told when it is as much, not for each batch.
+    step: u64,
+}
+
+impl Credit {
+    // Of all that the edge ever sent in its session, up to where it may.
+    fn total(self, edge: &Edge) -> u64 {
+        (edge.released + self.staged).min(edge.received + self.on_its_way)
     }
 }
 

@@ -587,10 +587,9 @@ impl Dispatcher {
                 return self.outputs.pop_front();
             }
             let Some(batch) = self.batches.get_mut(&seq) else { continue };
-            // One batch may exceed the whole window: it goes alone.
-            let fits = sink.sent_total + batch.bytes <= sink.window_total;
+            // Any credit is enough for one batch, however large; where none is left, one may go alone.
             let alone = sink.in_flight_bytes == 0 && sink.sent_total <= sink.window_total;
-            if !fits && !alone {
+            if sink.sent_total >= sink.window_total && !alone {
                 continue;
             }
             queue.pop_first();

@@ -60,3 +60,39 @@ fn a_chunk_that_a_sink_asked_for_goes_to_that_sink() {
         .collect();
     assert_eq!(sent, [(Seq(1), sinks[0].clone(), false), (Seq(0), sinks[1].clone(), true)]);
 }
+
+// Held back until it fits, a large batch would wait for all that the sink has of this edge, which may be for an hour.
+#[test]
+fn a_batch_larger_than_what_is_left_goes_all_the_same() {
+    let sink = NodeId::new("s1").unwrap();
+    let log = LogId {
+        edge: NodeId::new("e1").unwrap(),
+        group: GroupId::new("g").unwrap(),
+        incarnation: Incarnation(1),
+    };
+    let placement = Box::new(FirstOf(vec![sink.clone()]));
+    let config = DispatcherConfig::default();
+    let sinks = [sink.clone()];
+    let mut edge = Dispatcher::new(config, log, sinks, placement, Recovered::default(), Duration::ZERO);
+    edge.journaled(1);
+    let (session, _) = edge.greet(&sink).unwrap();
+    let (incarnation, window) = (Incarnation(9), 1000);
+    let welcome = ToEdge::Welcome { version: WIRE_VERSION, sink: sink.clone(), incarnation, window };
+    edge.handle(&sink, session, welcome);
+    edge.tick(Duration::from_secs(700));
+    let sent = |edge: &mut Dispatcher| -> Vec<Seq> {
+        let sends = |output| match output {
+            DispatcherOutput::Send { seq, .. } => Some(seq),
+            _ => None,
+        };
+        outputs(edge).into_iter().filter_map(sends).collect()
+    };
+    for (seq, bytes) in [(0, 900), (1, 5000), (2, 10)] {
+        edge.offer(Seq(seq), "tag".into(), bytes, &[]);
+    }
+    assert_eq!(sent(&mut edge), [Seq(0), Seq(1)]);
+    edge.handle(&sink, session, ToEdge::Window { total: 5900 });
+    assert_eq!(sent(&mut edge), [], "all of that is used up");
+    edge.handle(&sink, session, ToEdge::Window { total: 5901 });
+    assert_eq!(sent(&mut edge), [Seq(2)]);
+}

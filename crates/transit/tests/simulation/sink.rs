@@ -87,6 +87,8 @@ impl World {
             part_bytes: 500,
             part_age: ms(400),
             stage_bytes: STAGE_BYTES,
+            ahead_bytes: STAGE_BYTES / 2,
+            ahead_chunks: 4,
             partitions_max: 2,
             parallel_parts,
             prepare_timeout: PATIENCE,
