@@ -303,9 +303,13 @@ impl World {
             let prints: Vec<_> = chunks.iter().map(|&chunk| fingerprint(chunk)).collect();
             recent.note(seq, &prints, 0);
         }
-        let dropped = recovered.dropped_below(Seq(state.first));
+        let mut dropped = recovered.dropped_below(Seq(state.first));
         recent.drop_batches(&dropped);
-        // A drop that the journal does not say, of what the log still has, is none.
+        // A drop that the journal does not say, of what the log still has, is none. Of what the log has not, a journal that
+        // was written anew says no more than that it is done.
+        let mut gone = state.dropped.clone();
+        gone.remove_range(state.first..u64::MAX);
+        dropped.insert_all(&gone);
         state.dropped_chunks =
             dropped.seqs().flat_map(|seq| state.log[seq.0 as usize].chunks.clone()).collect();
         state.dropped = dropped;

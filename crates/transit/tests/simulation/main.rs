@@ -57,8 +57,8 @@ fn one_seed() {
 }
 
 #[test]
-fn seed_4807_a_batch_taken_back_and_given_again_in_one_session_crosses_with_a_refusal() {
-    World::new(4807, Plant::Nothing).run().map(drop).unwrap();
+fn seed_14212_a_batch_taken_back_and_given_again_in_one_session_crosses_with_a_refusal() {
+    World::new(14212, Plant::Nothing).run().map(drop).unwrap();
 }
 
 #[test]
