@@ -1,5 +1,6 @@
 //! The chunks that a group log has taken lately: [`Recent`] with those who wait for each other, and its file.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,8 +15,11 @@ use weir_spool::{GroupLog, Journal, JournalError, ReadError, Recovery};
 use weir_telemetry::names;
 use weir_transit::{Claim, Recent, RecentBounds, RecentRecord, RecordError, Recovered};
 
-/// How often what is new is written beside the log. A start reads so much of the log again.
-const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How often what is new is written beside the log, at least.
+pub(crate) const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// It is written as soon as the log has grown by so many bytes, for a start reads what is not written down from the log: half
+/// a second's work. More often costs acknowledgements: a log's sync waits behind this one.
+const SAVE_BYTES: u64 = 512 << 20;
 /// The file is rewritten when it is this many times as long as it need be, and longer than [`FILE_BYTES`].
 const REWRITE_AT: u64 = 2;
 const FILE_BYTES: u64 = 1 << 20;
@@ -26,6 +30,9 @@ const READ_BYTES: usize = 4 << 20;
 pub(crate) struct Repeats {
     recent: Mutex<Recent>,
     settled: Notify,
+    // Bytes that the log has grown by since the last save, and whether they are many.
+    grown: AtomicU64,
+    much: Notify,
 }
 
 /// Why the window of recent chunks cannot be had.
@@ -73,7 +80,9 @@ pub(crate) fn open(
         recent.drop_batches(&dropped);
     }
     recent.tick(now());
-    Ok((Arc::new(Repeats { recent: Mutex::new(recent), settled: Notify::new() }), journal))
+    let recent = Mutex::new(recent);
+    let repeats = Repeats { recent, settled: Notify::new(), grown: AtomicU64::new(0), much: Notify::new() };
+    Ok((Arc::new(repeats), journal))
 }
 
 /// Chunks that were claimed. What is not reported as stored is free again when this is dropped.
@@ -118,6 +127,14 @@ impl Repeats {
         self.settled.notified()
     }
 
+    /// The log has grown.
+    pub(crate) fn appended(&self, bytes: u64) {
+        let before = self.grown.fetch_add(bytes, Ordering::Relaxed);
+        if before < SAVE_BYTES && before + bytes >= SAVE_BYTES {
+            self.much.notify_one();
+        }
+    }
+
     /// The batch that holds this chunk.
     pub(crate) fn seq_of(&self, chunk: &Fingerprint) -> Option<Seq> {
         self.lock().seq_of(chunk)
@@ -152,21 +169,24 @@ impl Repeats {
     }
 }
 
-/// Writes what is new beside the log, each second, until told to stop; then once more.
+/// Writes what is new beside the log, so often or when it is much, until told to stop; then once more.
 pub(crate) async fn keep_saved(
     group: GroupId,
     repeats: Arc<Repeats>,
     journal: Journal,
+    every: Duration,
     stop: CancellationToken,
 ) {
-    let mut next = Instant::now() + SAVE_EVERY;
+    let mut next = Instant::now() + every;
     let mut failed = false;
     loop {
         let stopping = tokio::select! {
             () = tokio::time::sleep_until(next) => false,
+            () = repeats.much.notified() => false,
             () = stop.cancelled() => true,
         };
-        next = Instant::now() + SAVE_EVERY;
+        next = Instant::now() + every;
+        repeats.grown.store(0, Ordering::Relaxed);
         let (records, bytes) = {
             let mut recent = repeats.lock();
             recent.tick(now());
@@ -206,4 +226,43 @@ fn now() -> u32 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_spool::Options;
+
+    use super::*;
+
+    // As long as nothing but its size tells that it is time.
+    #[tokio::test]
+    async fn what_is_new_is_written_as_soon_as_it_is_much() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, recovery) = GroupLog::open(dir.path(), Options::default()).unwrap();
+        let bounds = RecentBounds::default();
+        let (repeats, journal) =
+            open(dir.path(), &log, &recovery, &Recovered::default(), bounds).ok().unwrap();
+        let (stop, never) = (CancellationToken::new(), Duration::from_secs(3600));
+        let group = GroupId::new("g").unwrap();
+        let saver = tokio::spawn(keep_saved(group, repeats.clone(), journal, never, stop.clone()));
+        let all = |end: u64| SeqRanges::from_iter((0..end).map(Seq));
+        let saved = async |end: u64| {
+            let began = Instant::now();
+            while repeats.trimmable(&all(end)) != all(end) {
+                assert!(began.elapsed() < Duration::from_secs(30), "not saved");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // More than once, so that the count begins anew.
+        for seq in 0..3 {
+            repeats.lock().note(Seq(seq), &[Fingerprint(seq, 1)], 0);
+            repeats.appended(SAVE_BYTES / 2);
+            tokio::task::yield_now().await;
+            assert_eq!(repeats.trimmable(&all(seq + 1)), all(seq), "it is not much yet");
+            repeats.appended(SAVE_BYTES / 2);
+            saved(seq + 1).await;
+        }
+        stop.cancel();
+        saver.await.unwrap();
+    }
 }

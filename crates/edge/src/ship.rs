@@ -207,8 +207,9 @@ impl Shipper {
         let (status_tx, status) = watch::channel(None);
         let (sinks, adopted) = watch::channel(parts.note.clone());
         let (inbox, inputs) = mpsc::channel(1024);
-        let saving = repeats::keep_saved(parts.group.clone(), parts.repeats.clone(), recent, stop.clone());
-        let saver = tokio::spawn(saving);
+        let (group, repeats) = (parts.group.clone(), parts.repeats.clone());
+        let saver =
+            tokio::spawn(repeats::keep_saved(group, repeats, recent, repeats::SAVE_EVERY, stop.clone()));
         let (inbox_, stop_) = (inbox.clone(), stop.clone());
         let driver = tokio::spawn(drive(parts, (inbox_, inputs), adopted, stop_, empty_tx, status_tx));
         Self { stop, driver, saver, inbox, sinks, empty, status }

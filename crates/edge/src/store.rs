@@ -388,7 +388,9 @@ async fn wait_for_room(target: &Target, batch: &Arrived, deadline: Instant) -> R
 }
 
 async fn try_append(target: &Target, batch: &Arrived) -> Result<Seq, AppendError> {
-    target.log.append(batch.encoded.clone(), batch.payload.clone()).await
+    let seq = target.log.append(batch.encoded.clone(), batch.payload.clone()).await?;
+    target.repeats.appended((batch.encoded.len() + batch.payload.len()) as u64);
+    Ok(seq)
 }
 
 fn is_full(error: &AppendError) -> bool {
