@@ -131,7 +131,7 @@ impl Crowded {
             for output in said {
                 match output {
                     CollectorOutput::Control { message: ToEdge::Welcome { window, .. }, .. } => {
-                        self.window = window
+                        self.window = window;
                     }
                     CollectorOutput::Control { message: ToEdge::Window { total }, .. } => {
                         assert!(total > self.window, "credit is never taken back");
