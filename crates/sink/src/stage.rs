@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -88,6 +88,8 @@ impl Spills {
         }
         let spill = &mut self.files[self.current];
         let at = if spill.is_free() { 0 } else { spill.written };
+        // What was read of it was read before it was free.
+        fence(Ordering::Acquire);
         spill.file.file.write_all_at(payload, at)?;
         spill.written = at + payload.len() as u64;
         Ok(Place::Disk { spill: Arc::clone(&spill.file), at, bytes: payload.len() })
@@ -105,11 +107,11 @@ impl Spills {
     fn tidy(&mut self) {
         let mut free = self.files.iter().filter(|spill| !spill.is_free()).count();
         self.files.retain(|spill| {
-            if spill.is_free() && free == 0 {
-                return false;
-            }
-            free -= usize::from(spill.is_free());
-            true
+            // Asked once: it may be free a moment later.
+            let is_free = spill.is_free();
+            let stays = !is_free || free > 0;
+            free = free.saturating_sub(usize::from(is_free));
+            stays
         });
         // The one that was being filled may have another place now.
         self.current = self.files.iter().position(|spill| spill.written < SPILL_BYTES).unwrap_or(0);
