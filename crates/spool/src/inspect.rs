@@ -193,6 +193,12 @@ pub fn visit_segments(
         let mut walker = Walker::new(file, salt, FILE_HEADER_BYTES as u64..segment.bytes, BLOCK_BYTES);
         loop {
             let item = match walker.step().map_err(at(&segment.path))? {
+                // A number that was there already: bytes of an older try that was given up, or that some other hand put there.
+                // Recovery and the reader pass it over.
+                Step::Record(found) if found.head.seq < expected.0 => {
+                    let at = found.at..found.at + found.head.frame_bytes();
+                    Item::Damage { at, seq: Some(Seq(found.head.seq)) }
+                }
                 Step::Record(found) if found.head.seq < from.0 => {
                     expected = Seq(found.head.seq + 1);
                     continue;

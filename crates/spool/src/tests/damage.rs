@@ -241,3 +241,35 @@ fn a_segment_that_is_trimmed_while_it_is_inspected_is_no_damage() {
         assert!((20..60).contains(&seen), "the first block and the second segment: {seen}");
     }
 }
+
+#[test]
+fn a_record_that_is_there_again_is_shown_once_and_as_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = Log::open(&Arc::new(OsDisk), dir.path(), small(), Incarnation(1), 0).unwrap();
+    for n in 0..3 {
+        log.append(&[numbered(n, 100)], n).unwrap();
+    }
+    log.sync().unwrap();
+    let frame = numbered(0, 100).frame_bytes();
+    let file = OsDisk.open(&dir.path().join("00000000000000000000.seg")).unwrap();
+    // The first one in the third one's place, and in the place behind it.
+    let first = file.read_block(usize::try_from(frame).unwrap(), place(0, frame)).unwrap();
+    file.truncate(place(2, frame)).unwrap();
+    let twice = &mut [std::io::IoSlice::new(&first), std::io::IoSlice::new(&first)];
+    file.write_at(twice, place(2, frame)).unwrap();
+    for from in [0, 1] {
+        let (mut seen, mut damage) = (Vec::new(), Vec::new());
+        inspect::visit(dir.path(), Seq(from), |_, item| {
+            match item {
+                Item::Record { record, .. } => seen.push(record.seq.0),
+                Item::Damage { at, seq } => damage.push((at, seq)),
+                Item::Unfinished { at } => panic!("{at:?}"),
+            }
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(seen, Vec::from_iter(from..2));
+        let again = |n| (place(n, frame)..place(n + 1, frame), Some(Seq(0)));
+        assert_eq!(damage, [again(2), again(3)]);
+    }
+}
