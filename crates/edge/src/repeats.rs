@@ -18,7 +18,7 @@ use weir_transit::{Claim, Recent, RecentBounds, RecentRecord, RecordError, Recov
 /// How often what is new is written beside the log, at least.
 pub(crate) const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// It is written as soon as the log has grown by so many bytes, for a start reads what is not written down from the log: half
-/// a second's work. More often costs acknowledgements: a log's sync waits behind this one.
+/// a second's work. Each save is a sync more beside the log's own: written four times as often, acknowledgements were later.
 const SAVE_BYTES: u64 = 512 << 20;
 /// The file is rewritten when it is this many times as long as it need be, and longer than [`FILE_BYTES`].
 const REWRITE_AT: u64 = 2;
