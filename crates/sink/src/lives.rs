@@ -155,3 +155,59 @@ async fn begin(all: &mut Lives, job: &Job, incarnation: Incarnation) -> Option<A
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use weir_model::{Epoch, LogId, Seq};
+    use weir_store::memory::MemoryBackend;
+    use weir_transit::{Arrival, Collector, CollectorOutput, ToEdge};
+
+    use super::*;
+
+    // Its store takes nothing, and an edge sends all that it may.
+    #[test]
+    fn a_sink_whose_store_stands_still_takes_half_a_gigabyte_beyond_its_memory() {
+        let text = "version = 1\n[cluster]\nname = \"test\"\n[[edge]]\nname = \"edge-1\"\nrack = \"r1\"\n\
+                    [[group]]\nid = \"g\"\nsink = [{ name = \"s\", rack = \"r1\", address = \"127.0.0.1:1\" }]\n\
+                    [group.stage]\nmemory = \"1MiB\"\n[group.store]\nkind = \"file\"\npath = \"/srv\"\n\
+                    [[route]]\nmatch = \"**\"\ngroups = [\"g\"]\n";
+        let (topology, _) = weir_topology::parse_topology(text, "test").unwrap();
+        let group = topology.groups[0].clone();
+        let job = Job { group, edges: BTreeSet::new(), backend: Arc::new(MemoryBackend::new(true)) };
+        let config = job.collector();
+        assert_eq!(config.ahead_chunks as u64, (1 << 20) / CHUNK_BYTES, "chunks for which memory has room");
+
+        let log = LogId {
+            edge: "edge-1".parse().unwrap(),
+            group: "g".parse().unwrap(),
+            incarnation: Incarnation(1),
+        };
+        let log = Arc::new(log);
+        let token = |_: &_, _: &[_]| Bytes::new();
+        let mut collector = Collector::new(config, "s".parse().unwrap(), Incarnation(1), Box::new(token));
+        assert!(collector.hello(&log, Epoch(1)));
+        let (mut sent, mut may) = (0, 0);
+        for seq in 0.. {
+            while let Some(output) = collector.poll_output() {
+                if let CollectorOutput::Control {
+                    message: ToEdge::Welcome { window: total, .. } | ToEdge::Window { total },
+                    ..
+                } = output
+                {
+                    may = total;
+                }
+            }
+            if sent >= may {
+                break;
+            }
+            let (bytes, partitions) = (1 << 20, vec!["".into()]);
+            let arrival = Arrival { seq: Seq(seq), bytes, partitions, ..Arrival::default() };
+            collector.batch(&log, Epoch(1), arrival, std::time::Duration::ZERO).unwrap();
+            sent += bytes;
+        }
+        let half = 512 << 20;
+        // Credit is told in steps of a sixteenth; what is on its way is a quarter.
+        assert!((half - half / 16..half + half / 4).contains(&sent), "{} MiB", sent >> 20);
+    }
+}
